@@ -1,0 +1,243 @@
+"""From the ids of a row to the tensors that architectures work on: one lookup for all features of a model."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_ctr import backend
+from keras_ctr.schema import PADDING_ID, Schema
+
+
+class _FusedInitializer(keras.initializers.Initializer):
+    """Initial value of a fused table: each table's own initializer on its rows, zeros in the padding rows."""
+
+    def __init__(self, tables, default):
+        self.tables, self.default = tables, default
+
+    def __call__(self, shape, dtype=None):
+        parts = []
+        for table in self.tables:
+            own = self.default if table.embedding_initializer is None else keras.initializers.get(table.embedding_initializer)
+            rows = own.clone()((table.vocabulary_size, shape[-1]), dtype=dtype)
+            parts += [ops.zeros((1, shape[-1]), dtype=dtype), rows[PADDING_ID + 1 :]]
+        return ops.concatenate(parts, axis=0)
+
+
+@keras.saving.register_keras_serializable(package="keras_ctr")
+class FeatureEmbedding(keras.Layer):
+    """Looks up every feature of a schema: map `{feature: ids or numbers} -> {"fields": (B, F, D), "numeric": (B, N), ...}`.
+
+    Tables of equal width lie one below the other in ONE variable, and all features of a row are read by one gather: row
+    `offset[table] + id`. That storage makes the training step of row-sparse optimizers fastest (docs/performance notes in
+    `docs/notation.md`), and `rows` gives each table back by name. A table whose schema sets `embedding_dim` d != D is stored with
+    width d and mapped to D by a learned matrix `(d, D)` without bias.
+
+    Args:
+        schema: The fitted `Schema` (or its dict form).
+        embedding_dim: D, the width of a token.
+        initializer: Keras initializer of the rows of tables whose schema sets none. Padding rows (id 0) start at zero and are never read
+            through: a padded step yields exact zeros whatever the row holds.
+        embedding_l2: Weight of `sum(rows^2) / B` over the rows gathered in a step, added to the loss: an L2 penalty that costs
+            O(batch), not O(vocabulary). A row counts as often as the batch holds it.
+
+    Call arguments:
+        inputs: Dict with every feature of the schema: fields `(B,)` int, numerics `(B,)` float, sequences `(B, T)` int, padded with 0.
+
+    Returns:
+        Dict with the keys that the schema gives rise to:
+        `"fields"` `(B, F, D)`, one token a field in schema order;
+        `"numeric"` `(B, N)` float, in schema order;
+        `"sequences"` `{group: (B, T, M*D)}`, the attributes of an event side by side, zeros at padded steps;
+        `"masks"` `{group: (B, T)}` bool, True where any attribute of the step is not padding;
+        `"targets"` `{group: (B, M*D)}` for groups of which at least one sequence has a target: the target's rows in the sequences'
+        order, zeros for sequences without one.
+
+    Raises:
+        SchemaError: If the schema is not fitted.
+        ValueError: On a non-positive `embedding_dim` or a negative `embedding_l2`.
+    """
+
+    def __init__(self, schema, embedding_dim, *, initializer=None, embedding_l2=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
+        self.schema.check_fitted()
+        if not isinstance(embedding_dim, int) or embedding_dim < 1:
+            raise ValueError(f"FeatureEmbedding '{self.name}': embedding_dim must be a positive int, got {embedding_dim!r}")
+        if embedding_l2 < 0:
+            raise ValueError(f"FeatureEmbedding '{self.name}': embedding_l2 must not be negative, got {embedding_l2!r}")
+        self.embedding_dim = embedding_dim
+        self.embedding_l2 = embedding_l2
+        self.initializer = keras.initializers.get(initializer or keras.initializers.RandomNormal(stddev=0.01))
+        self.supports_jit = backend.lookup_supports_jit()
+        self._plan()
+
+    def _plan(self):
+        """Lays the tables out by width and the features in the order in which they are gathered."""
+        by_width: dict[int, list] = {}
+        for table in self.schema.tables.values():
+            by_width.setdefault(table.embedding_dim or self.embedding_dim, []).append(table)
+        self._widths = {}
+        for width, tables in by_width.items():
+            offsets = np.cumsum([0] + [t.vocabulary_size for t in tables])
+            names = {f for t in tables for f in t.features}
+            # Fields first, then sequences: the gathered block splits into (B, F_w, d) and one (B, T, d) a sequence.
+            fields = [f.name for f in self.schema.fields if f.name in names]
+            sequences = [f.name for f in self.schema.sequences if f.name in names]
+            offset_of = {t.name: int(o) for t, o in zip(tables, offsets, strict=False)}
+            self._widths[width] = {
+                "tables": tables,
+                "rows": int(offsets[-1]),
+                "offset": offset_of,
+                "fields": fields,
+                "sequences": sequences,
+            }
+
+    def build(self, inputs_shape=None):
+        self._tables, self._projections = {}, {}
+        for width, plan in self._widths.items():
+            name = "table" if width == self.embedding_dim else f"table_{width}"
+            self._tables[width] = self.add_weight(
+                name=name,
+                shape=(plan["rows"], width),
+                initializer=_FusedInitializer(plan["tables"], self.initializer),
+                autocast=False,
+            )
+            if width != self.embedding_dim:
+                for table in plan["tables"]:
+                    shape = (width, self.embedding_dim)
+                    self._projections[table.name] = self.add_weight(
+                        name=f"projection_{table.name}", shape=shape, initializer="glorot_uniform"
+                    )
+        self.built = True
+
+    def rows(self, table: str):
+        """Returns the weights of one table as a NumPy array `(vocabulary_size, d)`, row i for id i.
+
+        Raises:
+            KeyError: If the schema has no such table.
+        """
+        for width, plan in self._widths.items():
+            if table in plan["offset"]:
+                start = plan["offset"][table]
+                size = self.schema.tables[table].vocabulary_size
+                return keras.ops.convert_to_numpy(self._tables[width].value[start : start + size])
+        raise KeyError(f"no table '{table}' in the schema; tables: {', '.join(self.schema.tables)}")
+
+    def _gather(self, inputs, width, plan):
+        """Returns `{feature: (B, d) or (B, T, d)}` of one width by a single gather."""
+        schema = self.schema
+        dtype = "int64" if plan["rows"] > 2**31 - 1 else "int32"
+        columns, spans, start = [], {}, 0
+        for name in (*plan["fields"], *plan["sequences"]):
+            ids = ops.cast(inputs[name], dtype)
+            ids = ids if len(ids.shape) == 2 else ops.expand_dims(ids, -1)  # (B, 1) or (B, T)
+            steps = 1 if name in plan["fields"] else schema[name].max_length
+            columns.append(ids)
+            spans[name] = (start, start + steps)
+            start += steps
+        offsets = np.concatenate(
+            [np.full(stop - begin, plan["offset"][schema.table_of(name).name], dtype=dtype) for name, (begin, stop) in spans.items()]
+        )
+        ids = ops.concatenate(columns, axis=1) + offsets  # (B, F_w + sum of T)
+        rows = ops.cast(backend.lookup(self._tables[width], ids), self.compute_dtype)  # (B, F_w + sum of T, d)
+        if self.embedding_l2:
+            squares = ops.sum(ops.square(ops.cast(rows, "float32")))
+            self.add_loss(self.embedding_l2 * squares / ops.cast(ops.shape(rows)[0], "float32"))
+        return rows, spans
+
+    def _project(self, rows, name):
+        kernel = self._projections.get(self.schema.table_of(name).name)
+        return rows if kernel is None else ops.matmul(rows, kernel)
+
+    def call(self, inputs):
+        schema, out, pieces = self.schema, {}, {}
+        blocks = {width: self._gather(inputs, width, plan) for width, plan in self._widths.items()}
+        if len(blocks) == 1 and self.embedding_dim in blocks and schema.fields:
+            rows, _ = blocks[self.embedding_dim]
+            out["fields"] = rows[:, : len(schema.fields)]  # (B, F, D)
+        for rows, spans in blocks.values():
+            for name, (begin, stop) in spans.items():
+                pieces[name] = (rows, begin, stop)
+
+        def rows_of(name):
+            rows, begin, stop = pieces[name]
+            return self._project(rows[:, begin:stop], name)  # (B, 1, D) or (B, T, D)
+
+        if schema.fields and "fields" not in out:
+            out["fields"] = ops.concatenate([rows_of(f.name) for f in schema.fields], axis=1)  # (B, F, D)
+        if schema.numerics:
+            columns = [ops.cast(inputs[f.name], self.compute_dtype) for f in schema.numerics]
+            out["numeric"] = ops.stack(columns, axis=-1)  # (B, N)
+        if schema.sequences:
+            out.update(self._sequences(inputs, rows_of))
+        return out
+
+    def _sequences(self, inputs, rows_of):
+        sequences, masks, targets = {}, {}, {}
+        for group, members in self.schema.sequence_groups.items():
+            mask = ops.not_equal(inputs[members[0].name], PADDING_ID)
+            for other in members[1:]:
+                mask = ops.logical_or(mask, ops.not_equal(inputs[other.name], PADDING_ID))
+            events = [rows_of(seq.name) for seq in members]
+            events = events[0] if len(events) == 1 else ops.concatenate(events, axis=-1)  # (B, T, M*D)
+            # A step may lack some attributes: their ids are 0 and must read as zeros too, whatever the padding row has become.
+            sequences[group] = events * self._valid(inputs, members)
+            masks[group] = mask  # (B, T)
+            if any(seq.target for seq in members):
+                rows = [rows_of(seq.target)[:, 0] if seq.target else ops.zeros_like(rows_of(seq.name)[:, 0]) for seq in members]
+                targets[group] = rows[0] if len(rows) == 1 else ops.concatenate(rows, axis=-1)  # (B, M*D)
+        out = {"sequences": sequences, "masks": masks}
+        return {**out, "targets": targets} if targets else out
+
+    def _valid(self, inputs, members):
+        """Returns 1.0 where an attribute's id is not padding, spread over its width: `(B, T, M*D)`, or `(B, T, 1)` for one attribute."""
+        valid = [ops.expand_dims(ops.cast(ops.not_equal(inputs[s.name], PADDING_ID), self.compute_dtype), -1) for s in members]
+        if len(valid) == 1:
+            return valid[0]
+        return ops.repeat(ops.concatenate(valid, axis=-1), self.embedding_dim, axis=-1)
+
+    def compute_output_shape(self, inputs_shape):
+        schema, dim = self.schema, self.embedding_dim
+        batch = tuple(inputs_shape[schema.feature_names[0]])[0]
+        out = {}
+        if schema.fields:
+            out["fields"] = (batch, len(schema.fields), dim)
+        if schema.numerics:
+            out["numeric"] = (batch, len(schema.numerics))
+        if schema.sequences:
+            groups = schema.sequence_groups
+            out["sequences"] = {g: (batch, m[0].max_length, len(m) * dim) for g, m in groups.items()}
+            out["masks"] = {g: (batch, m[0].max_length) for g, m in groups.items()}
+            targets = {g: (batch, len(m) * dim) for g, m in groups.items() if any(s.target for s in m)}
+            if targets:
+                out["targets"] = targets
+        return out
+
+    def compute_output_spec(self, inputs):
+        def spec(shape, dtype):
+            return keras.KerasTensor(shape, dtype=dtype)
+
+        shapes = self.compute_output_shape({name: tensor.shape for name, tensor in inputs.items()})
+        out = {}
+        for key, value in shapes.items():
+            dtype = "bool" if key == "masks" else self.compute_dtype
+            out[key] = {g: spec(s, dtype) for g, s in value.items()} if isinstance(value, dict) else spec(value, dtype)
+        return out
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "schema": self.schema.replace(
+                features=[_without_vocabulary(feature) for feature in self.schema.features],
+            ).to_dict(),
+            "embedding_dim": self.embedding_dim,
+            "initializer": keras.initializers.serialize(self.initializer),
+            "embedding_l2": self.embedding_l2,
+        }
+
+
+def _without_vocabulary(feature):
+    """The layer needs sizes only; a vocabulary of millions of strings has no place in a model file."""
+    import dataclasses
+
+    return dataclasses.replace(feature, vocabulary=None) if getattr(feature, "vocabulary", None) is not None else feature

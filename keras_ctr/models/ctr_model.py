@@ -1,0 +1,58 @@
+"""What all model factories share: named inputs, the model class and the named predictions."""
+
+import keras
+
+from keras_ctr.layers.predictions import LabelPrediction
+from keras_ctr.schema import nearest
+
+
+@keras.saving.register_keras_serializable(package="keras_ctr")
+class CTRModel(keras.Model):
+    """A functional Keras model that picks its inputs by name.
+
+    Keys that no input has (the user id for gAUC, a time stamp, a feature of another model) are ignored; a plain functional model given
+    an extra key feeds wrong columns. A missing key is an error that names it. Everything else is `keras.Model`: `compile`, `fit`,
+    `evaluate`, `predict`, `save`.
+
+    Raises:
+        KeyError: When called on a dict that lacks an input, with the nearest key that is there.
+    """
+
+    def __call__(self, inputs, *args, **kwargs):
+        return super().__call__(self._select(inputs), *args, **kwargs)
+
+    def _select(self, inputs):
+        if not isinstance(inputs, dict) or not isinstance(self._inputs_struct, dict):
+            return inputs
+        missing = [name for name in self._inputs_struct if name not in inputs]
+        if missing:
+            hint = nearest(missing[0], inputs)
+            raise KeyError(f"model '{self.name}' misses the input{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}{hint}")
+        return {name: inputs[name] for name in self._inputs_struct}
+
+
+def build_inputs(schema):
+    """Returns `{feature: keras.Input}` for every feature of a fitted schema.
+
+    Fields are int `(B,)`, numerics float32 `(B,)`, sequences int `(B, T)`; ints are int32, or int64 for tables past 2^31 rows.
+
+    Raises:
+        SchemaError: If the schema is not fitted.
+    """
+    schema.check_fitted()
+    return {
+        name: keras.Input(shape=schema.encoded_shape(name), dtype=schema.encoded_dtype(name), name=name) for name in schema.feature_names
+    }
+
+
+def logits(x, schema, *, name="logits"):
+    """Returns `(B, L)` logits, one a label, by a linear float32 layer named `name` on `x` `(B, N)`."""
+    return keras.layers.Dense(len(schema.labels), dtype="float32", name=name)(x)
+
+
+def predictions(values, schema, activation="sigmoid"):
+    """Returns `{label: (B, 1)}` from `(B, L)` logits: probabilities, or the logits themselves with `activation=None`.
+
+    Each output is a layer named after its label, so metrics and losses are named `click_auc`, `val_click_loss`, ...
+    """
+    return {label: LabelPrediction(i, activation=activation, name=label)(values) for i, label in enumerate(schema.label_names)}
