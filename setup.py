@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "keras_ctr" / "__init__.py").read_text(), re.MULTILINE).group(1)
 
-DATA = ["pyarrow>=15,<26"]
+DATA = ["pyarrow>=17,<28"]
 TUNING = ["keras-tuner>=1.4.8,<2", "tensorboard>=2.19,<3", "scikit-learn>=1.5,<2", "scipy>=1.11,<2"]
 REPORT = ["matplotlib>=3.8,<4", "scikit-learn>=1.5,<2"]
 TFDS = ["tensorflow-datasets>=4.9.10,<5"]

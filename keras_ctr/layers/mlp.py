@@ -47,7 +47,9 @@ class MLP(keras.Layer):
                 raise ValueError(f"MLP '{self.name}': every width must be a positive int, got {units!r}")
         if not 0 <= dropout < 1:
             raise ValueError(f"MLP '{self.name}': dropout must be in [0, 1), got {dropout!r}")
-        self.activation = activation if isinstance(activation, keras.Layer) else keras.activations.get(activation)
+        # A prototype is kept by its configuration: as an attribute it would be tracked as a sub-layer that nobody builds.
+        is_layer = isinstance(activation, keras.Layer)
+        self.activation = keras.saving.serialize_keras_object(activation) if is_layer else keras.activations.get(activation)
         self.dropout = dropout
         self.batch_norm = batch_norm
         self.output_units = output_units
@@ -58,8 +60,8 @@ class MLP(keras.Layer):
             self.steps.append(self._dense(units, f"dense_{index}"))
             if batch_norm:
                 self.steps.append(keras.layers.BatchNormalization(name=f"batch_norm_{index}", dtype=self.dtype_policy))
-            if isinstance(self.activation, keras.Layer):
-                self.steps.append(clone_layer(self.activation, name=f"activation_{index}"))
+            if is_layer:
+                self.steps.append(clone_layer(activation, name=f"activation_{index}"))
             else:
                 self.steps.append(keras.layers.Activation(self.activation, name=f"activation_{index}", dtype=self.dtype_policy))
             if dropout:
@@ -89,12 +91,10 @@ class MLP(keras.Layer):
         return (*tuple(input_shape)[:-1], width)
 
     def get_config(self):
-        is_layer = isinstance(self.activation, keras.Layer)
-        serialize = keras.saving.serialize_keras_object if is_layer else keras.activations.serialize
         return {
             **super().get_config(),
             "hidden_units": list(self.hidden_units),
-            "activation": serialize(self.activation),
+            "activation": self.activation if isinstance(self.activation, dict) else keras.activations.serialize(self.activation),
             "dropout": self.dropout,
             "batch_norm": self.batch_norm,
             "output_units": self.output_units,

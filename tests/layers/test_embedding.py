@@ -1,0 +1,192 @@
+"""FeatureEmbedding against a loop over rows, features and steps."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_ctr import Categorical, Numeric, Schema, SchemaError, Sequence
+from keras_ctr.layers import FeatureEmbedding, LinearLogit, NumericTokens, SequencePooling
+from tests.layer_contract import check_layer
+from tests.sample import full_schema, random_rows
+
+DIM = 3
+
+
+def mixed_schema():
+    """A table of another width, an attribute without a target, a group without any target."""
+    return Schema(
+        features=[
+            Categorical("user", 19),
+            Categorical("brand", 11, embedding_dim=2),
+            Categorical("item", 13),
+            Numeric("price", transform="none"),
+            Sequence("items", 5, table="item", target="item", group="g"),
+            Sequence("actions", 5, vocabulary_size=4, group="g"),
+            Sequence("brands", 7, table="brand", group="h"),
+        ],
+        labels=["click"],
+    )
+
+
+def row_vectors(layer, name, ids):
+    """Embedding of each id of one feature, projected where its table has another width."""
+    table = layer.schema.table_of(name).name
+    rows = layer.rows(table)[ids]
+    if table in layer._projections:
+        rows = rows @ keras.ops.convert_to_numpy(layer._projections[table])
+    return rows
+
+
+@pytest.mark.parametrize("schema", [mixed_schema(), full_schema()], ids=["mixed", "full"])
+def test_against_a_loop(schema):
+    x, _ = random_rows(schema, 17)
+    layer = FeatureEmbedding(schema, DIM, initializer="random_normal")
+    out = layer(x)
+    np.testing.assert_allclose(
+        out["fields"], np.stack([row_vectors(layer, f.name, x[f.name]) for f in schema.fields], axis=1), rtol=1e-6, atol=1e-6
+    )
+    np.testing.assert_array_equal(out["numeric"][:, 0], x["price"])
+    for group, members in schema.sequence_groups.items():
+        steps = members[0].max_length
+        for b in range(17):
+            for t in range(steps):
+                present = [x[s.name][b, t] != 0 for s in members]
+                assert bool(out["masks"][group][b, t]) == any(present)
+                for m, seq in enumerate(members):
+                    expected = row_vectors(layer, seq.name, x[seq.name][b, t]) if present[m] else np.zeros(DIM)
+                    np.testing.assert_allclose(out["sequences"][group][b, t, m * DIM : (m + 1) * DIM], expected, rtol=1e-6, atol=1e-6)
+        if not any(s.target for s in members):
+            assert group not in out.get("targets", {})
+            continue
+        for m, seq in enumerate(members):
+            expected = row_vectors(layer, seq.target, x[seq.target]) if seq.target else np.zeros((17, DIM))
+            np.testing.assert_allclose(out["targets"][group][:, m * DIM : (m + 1) * DIM], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_padding_reads_zero_whatever_its_row_holds():
+    schema = full_schema()
+    x, _ = random_rows(schema, 5)
+    layer = FeatureEmbedding(schema, DIM)
+    layer(x)
+    assert (layer.rows("item")[0] == 0).all()
+    for v in layer.variables:
+        v.assign(keras.ops.ones_like(v))
+    events = np.array(layer(x)["sequences"]["clicks"])
+    assert (events[x["clicked_item"] == 0] == 0).all()
+    assert (events[x["clicked_item"] != 0] == 1).all()
+
+
+def test_one_fused_variable_a_width():
+    layer = FeatureEmbedding(mixed_schema(), DIM, name="embedding")
+    layer.build(None)
+    shapes = {v.path: tuple(v.shape) for v in layer.variables}
+    assert shapes == {"embedding/table": (19 + 13 + 4, DIM), "embedding/table_2": (11, 2), "embedding/projection_brand": (2, DIM)}
+    with pytest.raises(KeyError, match="no table 'brnad'"):
+        layer.rows("brnad")
+
+
+def test_each_table_has_its_own_initial_value():
+    schema = Schema([Categorical("a", 5, embedding_initializer="ones"), Categorical("b", 7)], ["y"])
+    layer = FeatureEmbedding(schema, DIM, initializer="zeros")
+    layer.build(None)
+    assert (layer.rows("a")[1:] == 1).all() and (layer.rows("a")[0] == 0).all()
+    assert (layer.rows("b") == 0).all()
+
+
+def test_l2_counts_only_the_rows_of_the_batch():
+    schema = Schema([Categorical("a", 5), Categorical("b", 7)], ["y"])
+    layer = FeatureEmbedding(schema, DIM, initializer="ones", embedding_l2=0.1)
+    x = {"a": np.array([2, 2, 3]), "b": np.array([1, 4, 6])}
+    layer(x)
+    assert float(layer.losses[0]) == pytest.approx(0.1 * 6 * DIM / 3)
+
+
+def test_gradient_is_sparse_on_tensorflow():
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("sparse gradients exist on the TensorFlow backend only")
+    import tensorflow as tf
+
+    schema = full_schema()
+    x, _ = random_rows(schema, 5)
+    layer = FeatureEmbedding(schema, DIM)
+    with tf.GradientTape() as tape:
+        out = layer(x)
+        total = tf.reduce_sum(out["fields"] ** 2) + tf.reduce_sum(out["sequences"]["clicks"])
+    gradient = tape.gradient(total, layer.trainable_variables[0].value)
+    assert isinstance(gradient, tf.IndexedSlices)
+    read = 5 * (len(schema.fields) + sum(s.max_length for s in schema.sequences))
+    assert gradient.values.shape == (read, DIM)
+
+
+def test_config_round_trip_leaves_vocabularies_out():
+    schema = Schema([Categorical("a", vocabulary=tuple("abc"))], ["y"])
+    layer = FeatureEmbedding(schema, DIM, embedding_l2=0.5)
+    again = FeatureEmbedding.from_config(layer.get_config())
+    assert again.schema.tables["a"].vocabulary_size == 5
+    assert "vocabulary" not in layer.get_config()["schema"]["features"][0]
+    assert again.get_config() == layer.get_config()
+
+
+def test_errors():
+    with pytest.raises(SchemaError, match="'a' \\(vocabulary_size\\)"):
+        FeatureEmbedding(Schema([Categorical("a")], ["y"]), DIM)
+    with pytest.raises(ValueError, match="embedding_dim"):
+        FeatureEmbedding(full_schema(), 0)
+    with pytest.raises(ValueError, match="embedding_l2"):
+        FeatureEmbedding(full_schema(), 2, embedding_l2=-1.0)
+
+
+def test_linear_logit_against_a_loop():
+    schema = mixed_schema()
+    x, _ = random_rows(schema, 17)
+    layer = LinearLogit(schema, 2, initializer="random_normal")
+    out = np.array(layer(x))
+    layer.bias.assign([0.25, -0.5])
+    layer.numeric_kernel.assign([[0.75, 0.125]])
+    out = np.array(layer(x))
+    for b in range(17):
+        z = np.array([0.25, -0.5]) + x["price"][b] * np.array([0.75, 0.125])
+        for f in schema.fields:
+            z = z + layer.embedding.rows(f.name)[x[f.name][b]]
+        for members in schema.sequence_groups.values():
+            valid = [t for t in range(members[0].max_length) if any(x[s.name][b, t] for s in members)]
+            for s in members:
+                rows = layer.embedding.rows(schema.table_of(s).name)
+                z = z + sum(rows[x[s.name][b, t]] for t in valid if x[s.name][b, t]) / max(1, len(valid))
+        np.testing.assert_allclose(out[b], z, rtol=1e-5, atol=1e-6)
+    assert layer.count_params() == (19 + 11 + 13 + 4) * 2 + 2 + 2
+
+
+def test_pooling_is_the_mean_of_the_valid_steps():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(5, 7, 6)).astype("float32")
+    mask = rng.random((5, 7)) < 0.5
+    mask[0] = False
+    out = np.array(SequencePooling(2)(x, mask=mask))
+    for b in range(5):
+        expected = x[b][mask[b]].mean(axis=0) if mask[b].any() else np.zeros(6)
+        np.testing.assert_allclose(out[b].reshape(-1), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="no multiple of 4"):
+        SequencePooling(4)(x)
+
+
+@pytest.mark.parametrize("kind", NumericTokens.KINDS)
+def test_numeric_tokens(kind):
+    x = np.random.default_rng(0).normal(size=(5, 7)).astype("float32")
+    layer = NumericTokens(DIM, kind=kind)
+    out = np.array(layer(x))
+    w = keras.ops.convert_to_numpy(layer.kernel)
+    if kind == "scale_embedding":
+        expected = np.stack([[x[b, n] * w[n] for n in range(7)] for b in range(5)])
+    else:
+        expected = np.stack([[sum(x[b, n] * w[n] for n in range(7))] for b in range(5)])
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+    assert layer.count_params() == 7 * DIM
+    with pytest.raises(ValueError, match="kind"):
+        NumericTokens(DIM, kind="other")
+
+
+def test_layer_contracts():
+    x = np.random.default_rng(0).normal(size=(5, 7)).astype("float32")
+    check_layer(NumericTokens(DIM), x)
+    check_layer(SequencePooling(2), (5, 7, 6), has_weights=False)
