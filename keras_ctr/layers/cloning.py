@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 
 
-def clone_layer(layer, name=None):
+def clone_layer(layer, name=None, dtype=None):
     """A new, unbuilt layer of the same class and configuration as `layer`, sharing no weight with it.
 
     A block that takes a layer as an argument calls this once for every place where it needs one, so that the caller's
@@ -14,6 +14,7 @@ def clone_layer(layer, name=None):
     Args:
         layer: a `keras.Layer`; built or not, only its configuration is read.
         name: name of the copy. `None` keeps the prototype's name.
+        dtype: dtype policy of the copy, usually that of the block. `None` keeps the prototype's.
 
     Returns:
         A layer of `type(layer)`, unbuilt.
@@ -26,6 +27,8 @@ def clone_layer(layer, name=None):
     config = layer.get_config()
     if name is not None:
         config = {**config, "name": name}
+    if dtype is not None:
+        config = {**config, "dtype": dtype}
     # Not through serialize_keras_object: a model saved with layers cloned that way does not reload in Keras 3.15.
     return type(layer).from_config(config)
 

@@ -61,7 +61,7 @@ class MLP(keras.Layer):
             if batch_norm:
                 self.steps.append(keras.layers.BatchNormalization(name=f"batch_norm_{index}", dtype=self.dtype_policy))
             if is_layer:
-                self.steps.append(clone_layer(activation, name=f"activation_{index}"))
+                self.steps.append(clone_layer(activation, name=f"activation_{index}", dtype=self.dtype_policy))
             else:
                 self.steps.append(keras.layers.Activation(self.activation, name=f"activation_{index}", dtype=self.dtype_policy))
             if dropout:
