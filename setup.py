@@ -47,6 +47,7 @@ setup(
         "retrieval": ["tensorflow-recommenders>=0.7.7,<1", "tf-keras>=2.19,<3"],
         "serving": SERVING,
         "report": REPORT,
+        "demo": [*DATA, "scikit-learn>=1.5,<2"],
         "test": [*DATA, *TEST],
     },
     entry_points={"console_scripts": ["keras-ctr=keras_ctr.cli:main"]},

@@ -1,7 +1,5 @@
 """Fresh copies of layer prototypes: how a block takes a sub-module as an argument without sharing it."""
 
-from __future__ import annotations
-
 import keras
 
 

@@ -1,7 +1,5 @@
 """Cross network of DCN and DCN V2: explicit bit-wise interactions of bounded degree."""
 
-from __future__ import annotations
-
 import keras
 from keras import ops
 
@@ -51,6 +49,8 @@ class CrossNetwork(keras.Layer):
     Source: DCN (arXiv:1708.05123, Eq. 3); DCN V2 (arXiv:2008.13535, Eq. 1 to 4).
     Deviations: none in the equations. The paper's mixture puts one gate on each layer, as here; public implementations share one gate over
     all layers. Its bias is inside the sum over experts and the gates sum to 1, so one bias per layer is the whole of it.
+
+    Precision: matrix products run in the compute dtype; the running x_l is kept in float32 and cast at the end, since it grows with l.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class CrossNetwork(keras.Layer):
         if factored and (rank is None or rank < 1):
             raise ValueError(f"CrossNetwork: parameterization={parameterization!r} needs a positive integer rank, got rank={rank!r}.")
         if not factored and rank is not None:
-            raise ValueError(f"CrossNetwork: rank={rank} has no meaning with parameterization={parameterization!r}; use 'low_rank' or 'mixture'.")
+            raise ValueError(f"CrossNetwork: rank={rank} has no meaning with {parameterization!r}; use 'low_rank' or 'mixture'.")
         if num_experts < 1:
             raise ValueError(f"CrossNetwork: num_experts must be at least 1, got {num_experts}.")
         self.num_layers = num_layers
@@ -91,7 +91,7 @@ class CrossNetwork(keras.Layer):
 
     def build(self, input_shape):
         if len(input_shape) != 2 or input_shape[-1] is None:
-            raise ValueError(f"CrossNetwork needs an input of shape (B, N) with N known, got {tuple(input_shape)}: flatten the fields first.")
+            raise ValueError(f"CrossNetwork needs an input (B, N) with N known, got {tuple(input_shape)}: flatten the fields first.")
         width, rank, experts = input_shape[-1], self.rank, self.num_experts
         shapes = {
             "vector": {"kernel": (width, 1)},
@@ -130,31 +130,31 @@ class CrossNetwork(keras.Layer):
         return draw
 
     def call(self, inputs):
-        x0 = x = inputs  # (B, N)
+        x0 = x = ops.cast(inputs, keras.backend.result_type(self.compute_dtype, "float32"))  # (B, N)
         step = getattr(self, f"_{self.parameterization}_step")
         for weights in self.cross_weights:
-            x = step(x0, x, weights) + x  # (B, N)
-        return x
+            x = step(x0, ops.cast(x, self.compute_dtype), weights) + x  # (B, N)
+        return ops.cast(x, self.compute_dtype)
 
     def _vector_step(self, x0, x, weights):
-        return x0 * ops.matmul(x, weights["kernel"]) + weights["bias"]  # (B, N) * (B, 1)
+        return x0 * ops.cast(ops.matmul(x, weights["kernel"]), x0.dtype) + ops.cast(weights["bias"], x0.dtype)  # (B, N) * (B, 1)
 
     def _matrix_step(self, x0, x, weights):
-        return x0 * (ops.matmul(x, weights["kernel"]) + weights["bias"])  # (B, N)
+        return x0 * ops.cast(ops.matmul(x, weights["kernel"]) + weights["bias"], x0.dtype)  # (B, N)
 
     def _low_rank_step(self, x0, x, weights):
         low = ops.matmul(x, weights["kernel_v"])  # (B, K)
-        return x0 * (ops.matmul(low, weights["kernel_u"]) + weights["bias"])  # (B, N)
+        return x0 * ops.cast(ops.matmul(low, weights["kernel_u"]) + weights["bias"], x0.dtype)  # (B, N)
 
     def _mixture_step(self, x0, x, weights):
         scores = ops.cast(ops.matmul(x, weights["kernel_gate"]), "float32")  # (B, E)
         gates = ops.cast(ops.softmax(scores, axis=-1), x.dtype)  # (B, E)
-        low = self.activation(ops.matmul(x[None], weights["kernel_v"]))  # (E, B, K)
+        low = self.activation(ops.matmul(ops.expand_dims(x, 0), weights["kernel_v"]))  # (E, B, K)
         low = self.activation(ops.matmul(low, weights["kernel_c"]))  # (E, B, K)
         # The gate may weigh the K-wide code instead of the N-wide output: the last map is linear.
-        low = low * ops.transpose(gates)[:, :, None]  # (E, B, K)
+        low = low * ops.expand_dims(ops.transpose(gates), -1)  # (E, B, K)
         out = ops.sum(ops.matmul(low, weights["kernel_u"]), axis=0)  # (B, N)
-        return x0 * (out + weights["bias"])  # the gates sum to 1, so the bias counts once
+        return x0 * ops.cast(out + weights["bias"], x0.dtype)  # the gates sum to 1, so the bias counts once
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)

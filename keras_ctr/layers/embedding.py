@@ -84,9 +84,11 @@ class FeatureEmbedding(keras.Layer):
             fields = [f.name for f in self.schema.fields if f.name in names]
             sequences = [f.name for f in self.schema.sequences if f.name in names]
             offset_of = {t.name: int(o) for t, o in zip(tables, offsets, strict=False)}
-            self._widths[width] = {
+            # Keys are strings: TensorFlow refuses to save a model with other keys in its dicts.
+            self._widths[str(width)] = {
                 "tables": tables,
                 "rows": int(offsets[-1]),
+                "width": width,
                 "offset": offset_of,
                 "fields": fields,
                 "sequences": sequences,
@@ -94,9 +96,10 @@ class FeatureEmbedding(keras.Layer):
 
     def build(self, inputs_shape=None):
         self._tables, self._projections = {}, {}
-        for width, plan in self._widths.items():
+        for key, plan in self._widths.items():
+            width = plan["width"]
             name = "table" if width == self.embedding_dim else f"table_{width}"
-            self._tables[width] = self.add_weight(
+            self._tables[key] = self.add_weight(
                 name=name,
                 shape=(plan["rows"], width),
                 initializer=_FusedInitializer(plan["tables"], self.initializer),
@@ -116,14 +119,14 @@ class FeatureEmbedding(keras.Layer):
         Raises:
             KeyError: If the schema has no such table.
         """
-        for width, plan in self._widths.items():
+        for key, plan in self._widths.items():
             if table in plan["offset"]:
                 start = plan["offset"][table]
                 size = self.schema.tables[table].vocabulary_size
-                return keras.ops.convert_to_numpy(self._tables[width].value[start : start + size])
+                return keras.ops.convert_to_numpy(self._tables[key].value[start : start + size])
         raise KeyError(f"no table '{table}' in the schema; tables: {', '.join(self.schema.tables)}")
 
-    def _gather(self, inputs, width, plan):
+    def _gather(self, inputs, key, plan):
         """Returns `{feature: (B, d) or (B, T, d)}` of one width by a single gather."""
         schema = self.schema
         dtype = "int64" if plan["rows"] > 2**31 - 1 else "int32"
@@ -139,7 +142,7 @@ class FeatureEmbedding(keras.Layer):
             [np.full(stop - begin, plan["offset"][schema.table_of(name).name], dtype=dtype) for name, (begin, stop) in spans.items()]
         )
         ids = ops.concatenate(columns, axis=1) + offsets  # (B, F_w + sum of T)
-        rows = ops.cast(backend.lookup(self._tables[width], ids), self.compute_dtype)  # (B, F_w + sum of T, d)
+        rows = ops.cast(backend.lookup(self._tables[key], ids), self.compute_dtype)  # (B, F_w + sum of T, d)
         if self.embedding_l2:
             squares = ops.sum(ops.square(ops.cast(rows, "float32")))
             self.add_loss(self.embedding_l2 * squares / ops.cast(ops.shape(rows)[0], "float32"))
@@ -151,9 +154,10 @@ class FeatureEmbedding(keras.Layer):
 
     def call(self, inputs):
         schema, out, pieces = self.schema, {}, {}
-        blocks = {width: self._gather(inputs, width, plan) for width, plan in self._widths.items()}
-        if len(blocks) == 1 and self.embedding_dim in blocks and schema.fields:
-            rows, _ = blocks[self.embedding_dim]
+        blocks = {key: self._gather(inputs, key, plan) for key, plan in self._widths.items()}
+        own = str(self.embedding_dim)
+        if len(blocks) == 1 and own in blocks and schema.fields:
+            rows, _ = blocks[own]
             out["fields"] = rows[:, : len(schema.fields)]  # (B, F, D)
         for rows, spans in blocks.values():
             for name, (begin, stop) in spans.items():

@@ -1,0 +1,141 @@
+"""Trains a list of configurations with several seeds on prepared arrays and writes validation and test metrics.
+
+    python -m benchmarks.study --arrays data.npz --configs benchmarks/recipes/interformer_choices.json --seeds 3 --out results.json
+
+A configuration is `{"name", "model", "arguments", "sequences", "labels", "learning_rate", "batch_size", "epochs", "patience", "features"}`;
+all but name and model have defaults. Any Keras backend will do; TensorFlow is not needed. Early stopping and every choice look at the
+validation split only; the test split is scored once, with the weights that validation chose. Results are written after every run, and
+a run whose result is in the output already is not repeated.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+
+import keras_ctr
+from benchmarks.arrays import load_arrays
+from keras_ctr import metrics
+from keras_ctr.callbacks import RankingMetrics
+from keras_ctr.schema import META_GROUP
+
+DEFAULTS = {
+    "arguments": {},
+    "sequences": True,
+    "labels": None,
+    "features": None,
+    "learning_rate": 1e-3,
+    "weight_decay": 0.0,
+    "batch_size": 1024,
+    "epochs": 20,
+    "patience": 2,
+    "dtype": "float32",
+}
+
+
+def run(config, seed, schema, rates, splits, evaluate=("validation", "test")):
+    """Trains one configuration with one seed; returns a JSON-ready dict."""
+    config = {**DEFAULTS, **config}
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(seed)
+    keras.config.set_dtype_policy(config["dtype"])
+    schema = schema.select(features=config["features"], labels=config["labels"])
+    schema = schema if config["sequences"] else schema.without_sequences()
+    model = keras_ctr.get_model(config["model"], schema, **config["arguments"])
+    optimizer = keras.optimizers.Adam(config["learning_rate"], weight_decay=config["weight_decay"] or None)
+    model.compile(optimizer, "binary_crossentropy")
+    keys = (*schema.feature_names, META_GROUP)
+    data = {s: ({k: x[k] for k in keys if k in x}, {label: y[label] for label in schema.label_names}) for s, (x, y) in splits.items()}
+    base_rate = {label: rates[label] for label in schema.label_names}
+    callbacks = [
+        RankingMetrics(data["validation"], base_rate=base_rate, batch_size=8192),
+        keras.callbacks.EarlyStopping("val_auc", mode="max", patience=config["patience"], restore_best_weights=True),
+    ]
+    start = time.perf_counter()
+    features = {k: v for k, v in data["train"][0].items() if k != META_GROUP}
+    history = model.fit(
+        features, data["train"][1], batch_size=config["batch_size"], epochs=config["epochs"], callbacks=callbacks, verbose=0
+    )
+    seconds = time.perf_counter() - start
+    out = {"name": config["name"], "seed": seed, "seconds": round(seconds, 2), "epochs": len(history.history["loss"])}
+    out["best_epoch"] = int(np.argmax(history.history["val_auc"])) + 1
+    out["parameters"] = int(model.count_params())
+    for split in evaluate:
+        x, y = data[split]
+        predicted = {label: [] for label in schema.label_names}
+        for begin in range(0, len(next(iter(y.values()))), 8192):
+            batch = {k: v[begin : begin + 8192] for k, v in x.items()}
+            for label, p in model.predict_on_batch(batch).items():
+                predicted[label].append(np.asarray(p))
+        out[split] = {
+            label: metrics.evaluate(y[label], np.concatenate(p), groups=x.get(META_GROUP), base_rate=base_rate[label])
+            for label, p in predicted.items()
+        }
+    return out
+
+
+def summary(results, split, label):
+    """Returns `{name: {metric: (mean, standard deviation)}}` over the seeds of each configuration."""
+    table = {}
+    for name in dict.fromkeys(r["name"] for r in results):
+        rows = [r[split][label] for r in results if r["name"] == name and split in r]
+        table[name] = {
+            m: (float(np.mean([r[m] for r in rows])), float(np.std([r[m] for r in rows], ddof=1)) if len(rows) > 1 else float("nan"))
+            for m in ("auc", "gauc", "logloss", "ne")
+        }
+    return table
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arrays", required=True)
+    parser.add_argument("--configs", required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--minutes", type=float, default=1e9, help="start no further run after this time")
+    parser.add_argument("--only", nargs="*", help="names of configurations to run")
+    arguments = parser.parse_args()
+    schema, rates, splits = load_arrays(arguments.arrays)
+    configs = json.loads(Path(arguments.configs).read_text())
+    if arguments.only:
+        configs = [c for c in configs if c["name"] in arguments.only]
+    out = Path(arguments.out)
+    document = json.loads(out.read_text()) if out.exists() else {"results": []}
+    document["configs"] = configs
+    document["versions"] = {"keras": keras.__version__, "backend": keras.backend.backend(), "python": platform.python_version()}
+    done = {(r["name"], r["seed"]) for r in document["results"]}
+    todo = [(c, seed) for seed in range(1, arguments.seeds + 1) for c in configs if (c["name"], seed) not in done]
+    start = time.perf_counter()
+    for index, (config, seed) in enumerate(todo):
+        elapsed = time.perf_counter() - start
+        if elapsed > 60 * arguments.minutes:
+            print(f"stopping: {len(todo) - index} runs left", flush=True)
+            break
+        result = run(config, seed, schema, rates, splits)
+        document["results"].append(result)
+        out.write_text(json.dumps(document, indent=1) + "\n")
+        first = schema.label_names[0]
+        left = (time.perf_counter() - start) / (index + 1) * (len(todo) - index - 1)
+        shown = {s: {k: round(v["auc"], 4) for k, v in result[s].items()} for s in ("validation", "test")}
+        gauc = round(result["validation"].get(first, next(iter(result["validation"].values())))["gauc"], 4)
+        print(
+            f"[{index + 1}/{len(todo)}] {config['name']} seed {seed}: {shown} gauc {gauc} best epoch {result['best_epoch']} "
+            f"{result['seconds']} s, left {left / 60:.1f} min",
+            flush=True,
+        )
+    for label in schema.label_names:
+        rows = [r for r in document["results"] if label in r["validation"]]
+        for split in ("validation", "test"):
+            for name, values in sorted(summary(rows, split, label).items(), key=lambda item: -item[1]["auc"][0]):
+                print(f"{split:<11}{label:<10}{name:<34}" + "  ".join(f"{m} {v[0]:.4f}±{v[1]:.4f}" for m, v in values.items()))
+
+
+if __name__ == "__main__":
+    main()

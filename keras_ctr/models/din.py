@@ -1,0 +1,76 @@
+"""Deep Interest Network."""
+
+import keras
+
+from keras_ctr import layers
+from keras_ctr.models.ctr_model import CTRModel, build_inputs, logits, predictions
+from keras_ctr.registry import register_model
+
+
+@register_model(paper="https://arxiv.org/abs/1706.06978", sequential=True)
+def DIN(
+    schema,
+    *,
+    embedding_dim=16,
+    attention_units=(80, 40),
+    attention_activation="dice",
+    use_softmax=False,
+    hidden_units=(200, 80),
+    dropout=0.0,
+    batch_norm=False,
+    hidden_activation="dice",
+    embedding_l2=0.0,
+    activation="sigmoid",
+    name="din",
+):
+    """Deep Interest Network: histories weighted by their relevance for the candidate (Zhou et al., KDD 2018).
+
+    `logit = MLP([vec(E) || numerics || u_1 || ... ])`, for every group of sequences `u = sum_t a_t s_t`,
+    `a_t = MLP_a([e || s_t || e - s_t || e * s_t])`, e the group's target (see `layers.TargetAttention`). The target is among the fields,
+    so e enters the MLP as it is, too. A group none of whose sequences names a target is mean-pooled; a schema without sequences makes
+    this the plain deep model.
+
+    Args:
+        schema: The fitted `Schema`.
+        embedding_dim: D, the width of an embedding.
+        attention_units: Widths of the hidden layers that score an event. The paper has 36, its authors' later codes 80 and 40.
+        attention_activation: `"dice"` or the name of a Keras activation.
+        use_softmax: Whether the weights of a history sum to 1. Not in the paper; public benchmarks use it on some data sets.
+        hidden_units: Widths of the MLP's hidden layers.
+        dropout: Share of hidden units dropped in training.
+        batch_norm: Whether to normalise before each hidden activation.
+        hidden_activation: `"dice"` or the name of a Keras activation.
+        embedding_l2: `embedding_l2` of `layers.FeatureEmbedding`, in the place of the paper's mini-batch aware L2: rows of the batch only,
+            but weighted by their count in it, where the paper divides by their frequency in the data.
+        activation: `"sigmoid"` for probabilities, None for logits.
+        name: Name of the model.
+
+    Returns:
+        A `CTRModel` with outputs `{label: (B, 1)}`.
+
+    Raises:
+        SchemaError: If the schema is not fitted.
+        ValueError: On an argument out of range.
+    """
+    inputs = build_inputs(schema)
+    features = layers.FeatureEmbedding(schema, embedding_dim, embedding_l2=embedding_l2, name="embedding")(inputs)
+    parts = []
+    if "fields" in features:
+        parts.append(keras.layers.Flatten(name="flat_fields")(features["fields"]))  # (B, F*D)
+    if "numeric" in features:
+        parts.append(features["numeric"])  # (B, N)
+    targets = features.get("targets", {})
+    for group in schema.sequence_groups:
+        events, mask = features["sequences"][group], features["masks"][group]  # (B, T, M*D), (B, T)
+        if group in targets:
+            attention = layers.TargetAttention(
+                attention_units, activation=attention_activation, use_softmax=use_softmax, name=f"attention_{group}"
+            )
+            parts.append(attention(targets[group], events, mask=mask))  # (B, M*D)
+        else:
+            pooled = layers.SequencePooling(name=f"pool_{group}")(events, mask=mask)  # (B, 1, M*D)
+            parts.append(keras.layers.Flatten(name=f"flat_{group}")(pooled))  # (B, M*D)
+    flat = parts[0] if len(parts) == 1 else keras.layers.Concatenate(name="flat")(parts)  # (B, N0)
+    unit = layers.Dice() if hidden_activation == "dice" else hidden_activation
+    deep = layers.MLP(hidden_units, activation=unit, dropout=dropout, batch_norm=batch_norm, name="mlp")(flat)
+    return CTRModel(inputs, predictions(logits(deep, schema), schema, activation), name=name)

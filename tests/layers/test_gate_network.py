@@ -1,0 +1,57 @@
+"""The two dense layers behind every dynamic gate."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_ctr.layers.gate_network import GateNetwork
+from tests.layer_contract import check_layer, weight_count
+from tests.layers.interaction_oracles import gate_network, random_input, randomise
+
+B, F, D, M = 3, 7, 5, 11
+
+
+def test_contract():
+    check_layer(GateNetwork(M, reduction_ratio=2), (B, F, D))
+    check_layer(GateNetwork(M, activation="tanh"), (B, F * D))
+
+
+def test_equation_and_parameter_count():
+    gate = GateNetwork(M, reduction_ratio=4)
+    gate.build((None, F, D))
+    randomise(gate)
+    x = random_input(D)
+    np.testing.assert_allclose(gate(x.astype("float32")), gate_network(gate, x), rtol=1e-4, atol=1e-5)
+    hidden = F * D // 4
+    assert weight_count(gate) == F * D * hidden + hidden + hidden * M + M
+
+
+def test_a_large_ratio_leaves_one_hidden_unit():
+    gate = GateNetwork(M, reduction_ratio=1000)
+    gate.build((None, F, D))
+    assert gate.hidden.units == 1
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_input_gets_no_gradient(stopped):
+    gate = GateNetwork(M, stop_gradient=stopped)
+    x = tf.constant(random_input(D).astype("float32"))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = tf.reduce_sum(gate(x))
+    gradient = tape.gradient(y, x)
+    assert gradient is None if stopped else np.any(gradient.numpy() != 0)
+
+
+def test_starts_near_zero_but_not_alike():
+    keras.utils.set_random_seed(0)
+    y = GateNetwork(M)(random_input(D).astype("float32")).numpy()
+    assert np.abs(y).max() < 0.3
+    assert len(np.unique(y[0])) == M
+
+
+@pytest.mark.parametrize("arguments", [{"units": 0}, {"units": 3, "reduction_ratio": 0}])
+def test_errors(arguments):
+    with pytest.raises(ValueError, match="must be"):
+        GateNetwork(**arguments)
