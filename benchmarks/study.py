@@ -66,6 +66,7 @@ def run(config, seed, schema, rates, splits, evaluate=("validation", "test")):
     seconds = time.perf_counter() - start
     out = {"name": config["name"], "seed": seed, "seconds": round(seconds, 2), "epochs": len(history.history["loss"])}
     out["best_epoch"] = int(np.argmax(history.history["val_auc"])) + 1
+    out["val_auc"] = [round(float(v), 5) for v in history.history["val_auc"]]
     out["parameters"] = int(model.count_params())
     for split in evaluate:
         x, y = data[split]
@@ -100,6 +101,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", required=True)
     parser.add_argument("--minutes", type=float, default=1e9, help="start no further run after this time")
+    parser.add_argument("--validation-only", action="store_true", help="leave the test split alone, as a choice must")
     parser.add_argument("--only", nargs="*", help="names of configurations to run")
     arguments = parser.parse_args()
     schema, rates, splits = load_arrays(arguments.arrays)
@@ -118,21 +120,24 @@ def main():
         if elapsed > 60 * arguments.minutes:
             print(f"stopping: {len(todo) - index} runs left", flush=True)
             break
-        result = run(config, seed, schema, rates, splits)
+        splits_to_score = ("validation",) if arguments.validation_only else ("validation", "test")
+        result = run(config, seed, schema, rates, splits, splits_to_score)
         document["results"].append(result)
         out.write_text(json.dumps(document, indent=1) + "\n")
         first = schema.label_names[0]
         left = (time.perf_counter() - start) / (index + 1) * (len(todo) - index - 1)
-        shown = {s: {k: round(v["auc"], 4) for k, v in result[s].items()} for s in ("validation", "test")}
+        shown = {s: {k: round(v["auc"], 4) for k, v in result[s].items()} for s in splits_to_score}
         gauc = round(result["validation"].get(first, next(iter(result["validation"].values())))["gauc"], 4)
         print(
             f"[{index + 1}/{len(todo)}] {config['name']} seed {seed}: {shown} gauc {gauc} best epoch {result['best_epoch']} "
-            f"{result['seconds']} s, left {left / 60:.1f} min",
+            f"{result['val_auc']} {result['seconds']} s, left {left / 60:.1f} min",
             flush=True,
         )
     for label in schema.label_names:
         rows = [r for r in document["results"] if label in r["validation"]]
         for split in ("validation", "test"):
+            if not any(split in r for r in rows):
+                continue
             for name, values in sorted(summary(rows, split, label).items(), key=lambda item: -item[1]["auc"][0]):
                 print(f"{split:<11}{label:<10}{name:<34}" + "  ".join(f"{m} {v[0]:.4f}±{v[1]:.4f}" for m, v in values.items()))
 

@@ -8,6 +8,7 @@ import importlib
 _HOMES = {
     "encode": ("EncodeReport", "EncodedBatch", "Encoder", "EncodingError"),
     "fit": ("fit_schema",),
+    "framing": ("CorruptDataError",),
     "histories": ("build_histories", "partition_by_user"),
     "infer": ("infer_schema",),
     "manifest": ("PreparedData",),

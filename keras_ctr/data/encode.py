@@ -98,7 +98,8 @@ class Encoder:
 
     Text and integers become ids by their table's vocabulary; null and the empty string are missing and have the id 1. An integer table
     of which the schema gives the size only holds ids already: 0 and 1 keep their meaning and the range is checked. Numbers are
-    transformed (`transforms.py`). Sequences keep their newest `max_length` events, oldest first. Labels must be 0 or 1.
+    transformed (`transforms.py`). Sequences keep their newest `max_length` events, oldest first; a step at which every
+    sequence of the group lacks a value (null, `""`, -1) is no event. Labels must be 0 or 1.
 
     Args:
         schema: A fitted `Schema`.
@@ -243,7 +244,7 @@ class Encoder:
                 at = int(np.argmax(first != lengths))
                 raise EncodingError(
                     f"sequences '{members[0].name}' and '{feature.name}' of group '{feature.group}' are attributes of the same events, "
-                    f"but {row_name(row, at)} has {first[at]} and {lengths[at]} of them"
+                    f"but {row_name(row, at)} has {first[at]} and {lengths[at]} of them; unrelated sequences belong to different groups"
                 )
             rows = np.repeat(np.arange(len(lengths)), lengths)
             order = np.arange(len(rows)) + (ends - np.cumsum(lengths))[rows]

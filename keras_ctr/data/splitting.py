@@ -121,16 +121,7 @@ def time_boundaries(times, fractions=(0.8, 0.1, 0.1)) -> tuple[int, int]:
         EncodingError: If there are fewer instants than splits.
     """
     wanted = _checked(fractions)
-    kept, count, stride, skip = [], 0, 1, 0
-    for values in times:
-        part = values[skip::stride]
-        skip = (skip - len(values)) % stride
-        kept, count = [*kept, part], count + len(part)
-        while count > 2 * _SAMPLE:
-            thinned = np.concatenate(kept)
-            skip += stride * (count % 2)  # the next one that is kept is two old strides after the last
-            kept, count, stride = [thinned[::2]], (count + 1) // 2, 2 * stride
-    instants, counts = np.unique(np.concatenate(kept or [np.zeros(0, np.int64)]), return_counts=True)
+    instants, counts = np.unique(_sample(times), return_counts=True)
     parts = int((wanted > 0).sum())
     if len(instants) < parts:
         raise EncodingError(f"the log has {len(instants)} distinct times, too few for {parts} splits by time; split it at random instead")
@@ -145,3 +136,16 @@ def time_boundaries(times, fractions=(0.8, 0.1, 0.1)) -> tuple[int, int]:
         return int(instants[first]), int(instants[first])
     second = first + 1 + int(np.argmin(np.abs(shares[first:] - wanted[:2].sum())))
     return int(instants[first]), int(instants[second])
+
+
+def _sample(times) -> np.ndarray:
+    """Returns every k-th of all values, k the power of two that leaves at most 2 * _SAMPLE of them."""
+    kept, count, stride, skip = [], 0, 1, 0
+    for values in times:
+        part = values[skip::stride]
+        skip = (skip - len(values)) % stride if len(values) > skip else skip - len(values)
+        kept, count = [*kept, part], count + len(part)
+        while count > 2 * _SAMPLE:
+            skip += stride * (count % 2)  # the last one is kept if their number is odd, and then the next one is not
+            kept, count, stride = [np.concatenate(kept)[::2]], (count + 1) // 2, 2 * stride
+    return np.concatenate([np.zeros(0, np.int64), *kept])

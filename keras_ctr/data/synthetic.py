@@ -41,6 +41,11 @@ independent.
 
 Irrelevant fields are drawn like fields and enter nothing. All draws have streams of their own: switching an effect or a feature on or off
 leaves the values of the others as they were.
+
+How hard it is. An effect without trace in lower orders gives gradient descent nothing to start from, the less so the larger the tables.
+Small networks that can express third_order, instance_dependent and sequence find them in 50,000 rows at the default sizes (8 values,
+64 items), and mostly miss them with 32 values or 256 items; transitions take fewer items or more rows. The static effect beside a gated one
+(pairwise with instance_dependent or bidirectional) helps.
 """
 
 import dataclasses

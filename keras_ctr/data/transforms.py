@@ -4,8 +4,9 @@ The order of operations, for a raw value x that has been rounded to float32 (mis
 
 - log: `l = sign(x) * float32(log1p(float64(|x|)))`. The logarithm is taken in float64 and rounded once, because float32 logarithms differ
   between libraries in their last bits and correctly rounded float64 ones, rounded again, do not.
-- `"none"`: x. `"log1p"`: l. `"standardize"`: `(x - m) / s`. `"log1p_standardize"`: `(l - m) / s`. m and s are float32, subtraction and
-  division are float32. A missing value gives 0.0.
+- `"none"`: x. `"log1p"`: l. `"standardize"`: `(x - m) * r`. `"log1p_standardize"`: `(l - m) * r`, with the float32 constants m = `mean`
+  and r = `reciprocal(std)`; subtraction and product are float32. It is a product because TensorFlow's graph optimizer turns a division
+  by a constant into one, which differs in the last bit. A missing value gives 0.0.
 - `"log_square"`: `id = 2 + #{k : |x| >= b_k}` with the float32 constants `log_square_boundaries(num_bins)`: comparisons only, so every
   runtime agrees on every value. A missing value has the id 1.
 """
@@ -14,7 +15,7 @@ import numpy as np
 
 from keras_ctr.schema import FIRST_ID, UNKNOWN_ID
 
-__all__ = ["RunningStatistics", "log_square_boundaries", "log_square_ids", "logarithm", "transform"]
+__all__ = ["RunningStatistics", "log_square_boundaries", "log_square_ids", "logarithm", "reciprocal", "transform"]
 
 
 def log_square_boundaries(num_bins: int) -> np.ndarray:
@@ -43,6 +44,11 @@ def logarithm(values: np.ndarray) -> np.ndarray:
     return np.sign(values) * np.log1p(np.abs(values).astype(np.float64)).astype(np.float32)
 
 
+def reciprocal(std: float) -> np.float32:
+    """Returns the float32 factor that stands for a division by a standard deviation."""
+    return np.float32(1) / np.float32(std)
+
+
 def transform(values: np.ndarray, feature) -> np.ndarray:
     """Applies a fitted `Numeric` feature's transform.
 
@@ -57,7 +63,7 @@ def transform(values: np.ndarray, feature) -> np.ndarray:
         return log_square_ids(values, feature.num_bins)
     out = logarithm(values) if feature.transform.startswith("log1p") else values
     if feature.needs_statistics:
-        out = (out - np.float32(feature.mean)) / np.float32(feature.std)
+        out = (out - np.float32(feature.mean)) * reciprocal(feature.std)
     return np.where(np.isnan(out), np.float32(0), out)
 
 
@@ -96,5 +102,5 @@ class RunningStatistics:
     def std(self) -> float:
         """The standard deviation of the values as a population, rounded to float32; 1 if there is none to divide by."""
         std = np.float32(np.sqrt(self._squares / self.count)) if self.count else np.float32(0)
-        # Rounding leaves a constant a tiny spread; dividing by it would turn the last bits into a feature.
+        # A spread of the size of float32's rounding is none; dividing by it would turn the last bits into a feature.
         return float(std) if std > 1e-6 * abs(self._mean) and std > 1e-30 else 1.0

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from keras_ctr.data.transforms import log_square_boundaries
+from keras_ctr.data.transforms import log_square_boundaries, reciprocal
 from keras_ctr.schema import FIRST_ID, PADDING_ID, UNKNOWN_ID, Categorical, Numeric, SchemaError
 
 MISSING_STRING = b""
@@ -143,5 +143,5 @@ def transform_numeric(feature, value):
         # The logarithm is taken in float64 and rounded once, as offline: float32 logarithms differ between libraries.
         x = tf.sign(x) * tf.cast(tf.math.log1p(tf.cast(tf.abs(x), tf.float64)), tf.float32)
     if feature.needs_statistics:
-        x = (x - np.float32(feature.mean)) / np.float32(feature.std)
+        x = (x - np.float32(feature.mean)) * reciprocal(feature.std)
     return tf.where(finite, x, 0.0)

@@ -148,6 +148,15 @@ def test_a_column_of_nulls_is_all_missing():
     assert report.features["past"].empty == 5
 
 
+def test_null_lists_are_empty_whatever_lies_under_them():
+    offsets, mask = pa.array([0, 1, 3, 4, 4, 4], pa.int32()), pa.array([False, True, False, False, False])
+    past = pa.ListArray.from_arrays(offsets, pa.array([10, 20, 30, 40]), mask=mask)
+    where = pa.ListArray.from_arrays(offsets, pa.array(["rome"] * 4), mask=mask)
+    batch, report = encode(past=past, where=where)
+    assert batch.features["past"].tolist() == [[2, 0, 0], [0, 0, 0], [5, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert report.features["past"].values == 2
+
+
 def test_rows_to_predict_need_no_labels():
     out = Encoder(SCHEMA, VOCABULARIES).encode(table(click=None, buy=None), labels=False)
     assert out.labels == {} and out.num_rows == 5

@@ -85,6 +85,7 @@ def test_types_names_and_columns_left_out(rng):
         "price": rng.normal(100, 10, ROWS),
         "watch_count": rng.integers(500, 600, ROWS),
         "shop_id": rng.integers(0, 40, ROWS),
+        "model": rng.integers(0, 300, ROWS),
         "age": rng.integers(18, 90, ROWS),
         "tags": [[1, 2]] * ROWS,
         "struct": [{"a": 1}] * ROWS,
@@ -93,7 +94,7 @@ def test_types_names_and_columns_left_out(rng):
     schema, notes = infer_schema(pa.table(columns), label="click", history_length=7)
     assert kinds(schema) == {
         **{"flag": "string", "day": "string", "price": "standardize", "watch_count": "standardize"},
-        **{"shop_id": "int64", "age": "standardize", "tags": "int64"},
+        **{"shop_id": "int64", "model": "int64", "age": "standardize", "tags": "int64"},
     }
     assert isinstance(schema["tags"], Sequence) and schema["tags"].max_length == 7
     named = [note.split("'")[1] for note in notes]

@@ -13,7 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from keras_ctr.data import PreparedData, make_dataset, prepare, prepare_file
+from keras_ctr.data import PreparedData, make_dataset, prepare, prepare_file, splitting
 from keras_ctr.data.columns import EncodingError
 from keras_ctr.data.encode import Encoder
 from keras_ctr.data.histories import build_histories
@@ -208,11 +208,11 @@ def test_one_file_by_time_with_histories(tmp_path, kind, partition_bytes):
     table = log().append_column("row", pa.array([f"r{i}" for i in range(307)]))
     path = tmp_path / f"log.{kind}"
     pyarrow.csv.write_csv(table, path) if kind == "csv" else pq.write_table(table, path)
-    roles = {"user": "user", "item": "item", "time": "at"}
-    data = prepare_file(path, tmp_path / "out", label="click", history_length=4, batch_rows=60, partition_bytes=partition_bytes, **roles)
+    options = {"user": "user", "item": "item", "time": "at", "history_length": 4, "batch_rows": 60, "partition_bytes": partition_bytes}
+    data = prepare_file(path, tmp_path / "out", label="click", delay=9, **options)
     assert (data.schema.group, data.schema.time) == ("user", "at") and "row" not in data.schema
     assert "'row': left out" in data.entry("train")["report"]["notes"][0]
-    whole = build_histories(table, user="user", time="at", items={"hist_item": "item"}, max_length=4, where="click")
+    whole = build_histories(table, user="user", time="at", items={"hist_item": "item"}, max_length=4, where="click", delay=9)
     times = np.array(table["at"].to_pylist())
     ends = time_boundaries([times])
     seen = 0
@@ -298,16 +298,12 @@ def test_time_boundaries_come_nearest_to_the_shares():
 
 
 def test_time_boundaries_of_a_long_log_need_little_memory(monkeypatch):
-    monkeypatch.setattr("keras_ctr.data.splitting._SAMPLE", 500)
+    monkeypatch.setattr(splitting, "_SAMPLE", 500)
     times = np.arange(100_003)
-    kept = []
-
-    def batches():
-        for part in np.array_split(times, 101):
-            kept.append(len(part))
-            yield part
-
-    first, second = time_boundaries(batches())
+    for pieces in (101, 7, 20_011):
+        kept = splitting._sample(np.array_split(times, pieces))
+        assert kept.tolist() == times[::128].tolist()  # 782 of them: the next coarser sample would be below 500
+    first, second = time_boundaries(np.array_split(times, 101))
     assert first == pytest.approx(80_000, abs=200) and second == pytest.approx(90_000, abs=200)
 
 

@@ -74,8 +74,11 @@ def test_statistics_of_nothing_and_of_a_constant():
     empty.update(np.array([np.nan], np.float32))
     assert (empty.mean, empty.std, empty.count) == (0.0, 1.0, 0)
     constant = RunningStatistics()
-    for _ in range(3):
-        constant.update(np.full(7, 0.1, np.float32))
+    for rows in (3, 7, 11, 13):
+        constant.update(np.full(rows, 0.1, np.float32))
     assert constant.std == 1.0
+    last_bits = RunningStatistics()
+    last_bits.update(np.array([1e8] * 999 + [1e8 + 8], np.float32))  # neighbours in float32: their difference is rounding
+    assert last_bits.std == 1.0
     feature = Numeric("x", mean=constant.mean, std=constant.std)
     assert transform(np.float32([0.1, np.nan]), feature).tolist() == [0.0, 0.0]

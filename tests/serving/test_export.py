@@ -116,11 +116,7 @@ def test_ids_in_the_graph_are_the_ids_offline(fitted):
         graph = tf.function(RawPreprocessing(schema, files).__call__)
         online = graph({k: tf.constant(v) for k, v in served(table, schema).items()})
     for name in schema.feature_names:
-        if schema.encoded_dtype(name) == "float32":
-            # TensorFlow's graph optimizer turns the division by a constant into a product: the last bit may differ.
-            np.testing.assert_allclose(online[name].numpy(), offline.features[name], rtol=3e-7, atol=1e-7, err_msg=name)
-        else:
-            np.testing.assert_array_equal(online[name].numpy(), offline.features[name], err_msg=name)
+        np.testing.assert_array_equal(online[name].numpy(), offline.features[name], err_msg=name)
     assert len(np.unique(offline.features["city"])) > 4 and (offline.features["item"] == 1).any()
 
 

@@ -1,0 +1,114 @@
+"""`keras-ctr prepare`."""
+
+import click
+
+from keras_ctr.cli import options
+from keras_ctr.cli.main import show
+
+
+@click.command("prepare")
+@click.option("--csv", "--input", "sources", multiple=True, help="Click log: CSV, TSV (also .gz) or Parquet; may be repeated.")
+@click.option("--dataset", type=click.Choice(["kuairand"]), help="A known data set instead of --csv.")
+@click.option("--raw", type=click.Path(), help="Folder with the data set's raw files.  [default: the extract that ships with the package]")
+@click.option("--out", required=True, type=click.Path(), help="Folder to create; with --schema-only the schema file to write.")
+@click.option("--label", "labels", multiple=True, help="Label column, 0 or 1; may be repeated.")
+@click.option("--user", help="User column: groups gAUC, and its rows make the histories.")
+@click.option("--item", help="Item column: past items with label 1 become a behaviour sequence.")
+@click.option("--time", help="Time column: orders the log and splits it.")
+@click.option("--history", multiple=True, help="Column whose past values become a sequence; may be repeated.  [default: the item column]")
+@click.option("--history-length", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--exclude", multiple=True, help="Column to leave out, such as an outcome known only afterwards; may be repeated.")
+@click.option("--schema", type=click.Path(exists=True, dir_okay=False), help="An edited schema file instead of inferring one.")
+@click.option("--schema-only", is_flag=True, help="Only infer the schema and write it to --out, to be edited and given back by --schema.")
+@click.option("--split", help="'time', 'random' or a column that names the split.  [default: time if there is a time column]")
+@click.option("--fractions", default="0.8,0.1,0.1", show_default=True, help="Shares of train, validation and test.")
+@click.option("--columns", help="Column names, comma separated, of a text file without a header.")
+@click.option("--delimiter", help="Delimiter of text files.  [default: by the file's ending]")
+@click.option("--min-count", type=click.IntRange(1), default=1, show_default=True, help="Occurrences a value needs for an id of its own.")
+@click.option("--capacity", type=click.IntRange(2), help="Most rows of a vocabulary.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random split.")
+@click.option("--strict", is_flag=True, help="Stop at infinite numbers and at ids outside their table instead of counting them.")
+@options.overwrite
+@options.quiet
+@options.as_json
+def command(sources, dataset, raw, out, labels, schema, schema_only, overwrite, quiet, as_json, **given):
+    """Turn raw click logs into encoded TFRecords, with vocabularies, schema and a manifest.
+
+    \b
+    keras-ctr prepare --csv log.csv --label click --user uid --item iid --time ts --out data/
+    keras-ctr prepare --csv log.csv --label click --schema-only --out schema.json
+    keras-ctr prepare --dataset kuairand --out data/
+    """
+    from pathlib import Path
+
+    from keras_ctr.schema import Schema
+
+    if bool(sources) == bool(dataset):
+        raise click.UsageError("give either --csv or --dataset")
+    fitted = Schema.load(schema) if schema else None
+    if not dataset and not labels and fitted is None:
+        raise click.UsageError("--label is missing: the column to predict")
+    columns = given.pop("columns")
+    reading = {"column_names": columns.split(",") if columns else None, "delimiter": given.pop("delimiter")}
+    if schema_only:
+        if dataset:
+            raise click.UsageError("--schema-only goes with --csv")
+        _write_schema(sources, out, labels, given, reading, overwrite, as_json)
+        return
+    if Path(out).exists() and not overwrite:
+        raise click.ClickException(f"{out} exists; choose another folder or pass --overwrite")
+    from keras_ctr.cli.progress import progress_bars, row_progress
+
+    with progress_bars(quiet or as_json) as progress:
+        options_ = {"overwrite": overwrite, "progress": row_progress(progress)}
+        if dataset:
+            data = _known(raw, out, labels, fitted, given, options_)
+        else:
+            data = _own(sources, out, labels, fitted, given, {**options_, **reading})
+    show(_summary(data), as_json)
+
+
+def _write_schema(sources, out, labels, given, reading, overwrite, as_json):
+    from pathlib import Path
+
+    from keras_ctr.data import infer_schema
+
+    if Path(out).exists() and not overwrite:
+        raise click.ClickException(f"{out} exists; choose another file or pass --overwrite")
+    wanted = ("user", "item", "time", "history_length", "exclude")
+    schema, notes = infer_schema(
+        list(sources), label=list(labels), history=given["history"] or None, **{k: given[k] for k in wanted}, **reading
+    )
+    schema.save(out)
+    show({"schema": str(out), "features": list(schema.feature_names), "notes": notes}, as_json)
+
+
+def _own(sources, out, labels, schema, given, options_):
+    from keras_ctr.data import prepare_file
+
+    fractions = tuple(float(x) for x in given.pop("fractions").split(","))
+    given["history"] = given["history"] or None
+    return prepare_file(list(sources), out, label=list(labels) or None, schema=schema, fractions=fractions, **given, **options_)
+
+
+def _known(raw, out, labels, schema, given, options_):
+    from keras_ctr.data import prepare
+    from keras_ctr.datasets import kuairand
+
+    labels = {"labels": labels} if labels else {}
+    length = {"max_length": given["history_length"]}
+    tables = kuairand.load(raw, **length, **labels)
+    schema = schema or kuairand.schema(**length, **labels)
+    return prepare(tables, schema, out, min_count=given["min_count"], capacity=given["capacity"], strict=given["strict"], **options_)
+
+
+def _summary(data):
+    splits = {name: {"rows": data.num_rows(name), **{f"{k} rate": v for k, v in data.label_rate(name).items()}} for name in data.splits}
+    report = data.manifest["splits"]["train"].get("report", {}) if "train" in data.splits else {}
+    return {
+        "prepared": str(data.path),
+        "splits": splits,
+        "features": len(data.schema.feature_names),
+        "embedding rows": sum(t.vocabulary_size for t in data.schema.tables.values()),
+        "notes": report.get("notes", []),
+    }

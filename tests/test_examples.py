@@ -1,0 +1,39 @@
+"""The examples run, stay short, and show what they say."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+
+
+def load(name):
+    path = next(p for p in EXAMPLES if p.stem == name)
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_examples_are_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 80
+
+
+@pytest.mark.slow
+def test_quickstart_comes_near_the_best_possible():
+    found, best = load("quickstart").main()
+    assert 0.5 + 0.6 * (best - 0.5) < found <= best + 0.01
+
+
+def test_own_data_csv_ranks_the_liked_kind_first(tmp_path):
+    scores = load("own_data_csv").main(tmp_path)
+    assert scores[0] > scores[1]
+    assert (tmp_path / "served" / "1" / "saved_model.pb").exists()
+
+
+@pytest.mark.slow
+def test_interformer_kuairand(tmp_path):
+    logs = load("interformer_kuairand").main(None, tmp_path / "data", epochs=1, max_length=5, num_layers=1)
+    assert 0.6 < logs["val_auc"] < 0.9
