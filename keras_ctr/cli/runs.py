@@ -109,7 +109,7 @@ def train(data, config, *, progress=None, description=None):
         text = description or config.model
         callbacks.append(TrainingProgress(progress, text, steps_per_epoch=steps, epochs=config.epochs, monitor=config.monitor))
     start = time.perf_counter()
-    history = model.fit(training, epochs=config.epochs, callbacks=callbacks, verbose=0)
+    history = model.fit(training, epochs=config.epochs, callbacks=callbacks, shuffle=False, verbose=0)
     return model, {k: [float(v) for v in values] for k, values in history.history.items()}, time.perf_counter() - start
 
 

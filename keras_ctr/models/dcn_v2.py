@@ -24,6 +24,7 @@ def DCNv2(
     dropout=0.0,
     batch_norm=False,
     hidden_activation="relu",
+    embedding_l2=0.0,
     activation="sigmoid",
     name="dcn_v2",
 ):
@@ -46,6 +47,7 @@ def DCNv2(
         dropout: Share of hidden units dropped in training.
         batch_norm: Whether to normalise before each hidden activation.
         hidden_activation: Activation of the hidden layers.
+        embedding_l2: Weight of the L2 penalty on the rows of a batch, see `layers.FeatureEmbedding`.
         activation: `"sigmoid"` for probabilities, None for logits.
         name: Name of the model.
 
@@ -63,7 +65,7 @@ def DCNv2(
         return layers.MLP(hidden_units, activation=hidden_activation, dropout=dropout, batch_norm=batch_norm, name=name)(x)
 
     inputs = build_inputs(schema)
-    features = layers.FeatureEmbedding(schema, embedding_dim, name="embedding")(inputs)
+    features = layers.FeatureEmbedding(schema, embedding_dim, embedding_l2=embedding_l2, name="embedding")(inputs)
     flat = flat_features(features, schema)  # (B, N0)
     cross = layers.CrossNetwork(num_cross_layers, parameterization=parameterization, rank=rank, num_experts=num_experts, name="cross")
     crossed = cross(flat)  # (B, N0)

@@ -15,6 +15,7 @@ def DNN(
     dropout=0.0,
     batch_norm=False,
     hidden_activation="relu",
+    embedding_l2=0.0,
     activation="sigmoid",
     name="dnn",
 ):
@@ -29,6 +30,7 @@ def DNN(
         dropout: Share of hidden units dropped in training.
         batch_norm: Whether to normalise before each hidden activation.
         hidden_activation: Activation of the hidden layers.
+        embedding_l2: Weight of the L2 penalty on the rows of a batch, see `layers.FeatureEmbedding`.
         activation: `"sigmoid"` for probabilities, None for logits.
         name: Name of the model.
 
@@ -40,7 +42,7 @@ def DNN(
         ValueError: On an argument out of range.
     """
     inputs = build_inputs(schema)
-    features = layers.FeatureEmbedding(schema, embedding_dim, name="embedding")(inputs)
+    features = layers.FeatureEmbedding(schema, embedding_dim, embedding_l2=embedding_l2, name="embedding")(inputs)
     flat = flat_features(features, schema)  # (B, N0)
     deep = layers.MLP(hidden_units, activation=hidden_activation, dropout=dropout, batch_norm=batch_norm, name="mlp")(flat)
     return CTRModel(inputs, predictions(logits(deep, schema), schema, activation), name=name)

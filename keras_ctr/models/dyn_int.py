@@ -22,6 +22,7 @@ def DynInt(
     offset="inv_sqrt_rank",
     orthogonality=0.0,
     numeric="scale_embedding",
+    embedding_l2=0.0,
     activation="sigmoid",
     name="dyn_int",
 ):
@@ -45,6 +46,7 @@ def DynInt(
         offset: `offset` of `layers.DynamicWeightedInteraction`; dwp only.
         orthogonality: Weight of the orthogonality penalty; dgp and dwp.
         numeric: How numerics that are not binned become tokens, `kind` of `layers.NumericTokens`.
+        embedding_l2: Weight of the L2 penalty on the rows of a batch, see `layers.FeatureEmbedding`.
         activation: `"sigmoid"` for probabilities, None for logits.
         name: Name of the model.
 
@@ -60,7 +62,7 @@ def DynInt(
     if variant == "da" and (rank is not None or orthogonality):
         raise ValueError("DynInt: rank and orthogonality have no meaning with variant='da'; leave them out or choose 'dgp' or 'dwp'")
     inputs = build_inputs(schema)
-    features = layers.FeatureEmbedding(schema, embedding_dim, name="embedding")(inputs)
+    features = layers.FeatureEmbedding(schema, embedding_dim, embedding_l2=embedding_l2, name="embedding")(inputs)
     tokens = field_tokens(features, schema, embedding_dim, numeric=numeric)  # (B, F, D)
     shared = {"num_subspaces": num_subspaces, "reduction_ratio": reduction_ratio, "name": "interaction"}
     if variant == "da":

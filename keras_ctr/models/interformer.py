@@ -44,6 +44,7 @@ def InterFormer(
     dropout=0.0,
     batch_norm=False,
     hidden_activation="swish",
+    embedding_l2=0.0,
     activation="sigmoid",
     name="interformer",
 ):
@@ -97,6 +98,7 @@ def InterFormer(
         dropout: Share dropped in training, of the hidden units of head and Interaction Arch and of the Sequence Arch's branches.
         batch_norm: Whether to normalise before each hidden activation of the head.
         hidden_activation: Activation of all hidden layers.
+        embedding_l2: Weight of the L2 penalty on the rows of a batch, see `layers.FeatureEmbedding`.
         activation: `"sigmoid"` for probabilities, None for logits.
         name: Name of the model.
 
@@ -122,7 +124,7 @@ def InterFormer(
     if not schema.fields and not schema.numerics:
         raise ValueError("InterFormer: the schema has sequences only; add a field or a numeric")
     inputs = build_inputs(schema)
-    features = layers.FeatureEmbedding(schema, embedding_dim, name="embedding")(inputs)
+    features = layers.FeatureEmbedding(schema, embedding_dim, embedding_l2=embedding_l2, name="embedding")(inputs)
     tokens = _field_tokens(features, embedding_dim)
     s = mask = segments = None
     if schema.sequences:

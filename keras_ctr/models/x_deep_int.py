@@ -14,6 +14,7 @@ def XDeepInt(
     num_layers=3,
     num_subspaces=4,
     numeric="scale_embedding",
+    embedding_l2=0.0,
     activation="sigmoid",
     name="x_deep_int",
 ):
@@ -31,6 +32,7 @@ def XDeepInt(
         num_layers: L; crosses of up to L + 1 features.
         num_subspaces: h, a divisor of D; 1 = vector-wise only, D = fully bit-wise.
         numeric: How numerics that are not binned become tokens, `kind` of `layers.NumericTokens`.
+        embedding_l2: Weight of the L2 penalty on the rows of a batch, see `layers.FeatureEmbedding`.
         activation: `"sigmoid"` for probabilities, None for logits.
         name: Name of the model.
 
@@ -42,7 +44,7 @@ def XDeepInt(
         ValueError: On an argument out of range.
     """
     inputs = build_inputs(schema)
-    features = layers.FeatureEmbedding(schema, embedding_dim, name="embedding")(inputs)
+    features = layers.FeatureEmbedding(schema, embedding_dim, embedding_l2=embedding_l2, name="embedding")(inputs)
     tokens = field_tokens(features, schema, embedding_dim, numeric=numeric)  # (B, F, D)
     crossed = layers.PolynomialInteraction(num_layers, num_subspaces=num_subspaces, name="interaction")(tokens)  # (B, F, D)
     values = layers.FeatureMapLogits(len(schema.labels), dtype="float32", name="logits")(crossed)  # (B, L)

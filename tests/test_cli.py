@@ -1,0 +1,178 @@
+"""The command line: the whole road on a small CSV, errors that name what is wrong, JSON output."""
+
+import json
+
+import numpy as np
+import pytest
+
+from keras_ctr.cli import main
+from keras_ctr.cli.main import COMMANDS
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    rows = 1500
+    user, item = rng.integers(0, 40, rows), rng.integers(0, 30, rows)
+    click = (rng.random(rows) < np.where(item % 2 == 0, 0.7, 0.2)).astype(int)
+    path = tmp_path_factory.mktemp("log") / "log.csv"
+    with open(path, "w") as file:
+        file.write("ts,uid,iid,price,click\n")
+        for i in range(rows):
+            file.write(f"{1000 + i},{user[i]},{item[i]},{rng.lognormal():.3f},{click[i]}\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def prepared(log):
+    out = log.parent / "data"
+    assert run("prepare", "--csv", log, "--label", "click", "--user", "uid", "--item", "iid", "--time", "ts", "--out", out, "--quiet") == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def trained(prepared):
+    out = prepared.parent / "run"
+    options = ["--model", "DIN", "--set", "hidden_units=[16]", "--epochs", "2", "--batch-size", "256", "--learning-rate", "0.01"]
+    assert run("train", prepared, "--out", out, "--quiet", *options) == 0
+    return out
+
+
+def run(*arguments):
+    return main([str(a) for a in arguments])
+
+
+def output(capsys, *arguments):
+    """The one JSON object that a command prints."""
+    capsys.readouterr()
+    assert run(*arguments, "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def failure(capsys, code, *arguments):
+    capsys.readouterr()
+    assert run(*arguments) == code
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def test_help_names_every_command(capsys):
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in COMMANDS)
+    for name in COMMANDS:
+        assert run(name, "--help") == 0
+        assert "--help" in capsys.readouterr().out
+
+
+def test_list(capsys):
+    models = {m["name"]: m for m in output(capsys, "list")}
+    assert models["InterFormer"]["sequential"] and models["InterFormer"]["paper"].startswith("https://arxiv.org/")
+    assert output(capsys, "list", "dynint")["arguments"]["variant"] == "dgp"
+
+
+def test_prepared_data_has_histories_and_splits(prepared):
+    from keras_ctr.data import PreparedData
+
+    data = PreparedData(prepared)
+    assert [data.num_rows(s) for s in ("train", "validation", "test")] == [1200, 150, 150]
+    assert [s.target for s in data.schema.sequences] == ["iid"]
+    assert data.schema.group == "uid" and data.schema.time == "ts"
+
+
+def test_train_writes_a_whole_run(trained, prepared):
+    assert sorted(p.name for p in trained.iterdir()) == [
+        "config.json",
+        "history.json",
+        "metrics.json",
+        "model.keras",
+        "schema.json",
+        "vocabularies",
+    ]
+    metrics = json.loads((trained / "metrics.json").read_text())
+    history = json.loads((trained / "history.json").read_text())
+    assert max(history["val_auc"]) == pytest.approx(metrics["validation"]["click"]["auc"], abs=1e-6)
+    assert metrics["validation"]["click"]["auc"] > 0.6
+
+
+def test_a_config_file_repeats_a_run_exactly(trained, prepared, capsys):
+    config = json.loads((trained / "config.json").read_text())
+    for key in ("data", "keras_ctr"):
+        config.pop(key)
+    path = prepared.parent / "config.json"
+    path.write_text(json.dumps(config))
+    again = output(capsys, "train", prepared, "--out", prepared.parent / "again", "--config", path)
+    first = json.loads((trained / "metrics.json").read_text())
+    assert again["validation"] == first["validation"]
+
+
+def test_evaluate_and_predict_agree(trained, prepared, capsys):
+    from keras_ctr import metrics
+    from keras_ctr.data import make_dataset
+
+    result = output(capsys, "evaluate", trained, prepared, "--split", "test")
+    out = prepared.parent / "scores.parquet"
+    assert output(capsys, "predict", trained, prepared, "--split", "test", "--out", out)["rows"] == 150
+    import pyarrow.parquet as pq
+
+    scores = pq.read_table(out)["click"].to_numpy()
+    labels = np.concatenate([np.asarray(y["click"]) for _, y in make_dataset(prepared, "test", batch_size=64)])
+    assert metrics.auc(labels, scores) == pytest.approx(result["click"]["auc"], abs=1e-9)
+    assert {"auc", "gauc", "logloss", "ne", "calibration", "ece"} <= set(result["click"])
+
+
+def test_predict_raw_rows_of_a_model_without_sequences(log, prepared, capsys):
+    out = prepared.parent / "fields"
+    assert run("train", prepared, "--out", out, "--model", "LR", "--no-sequences", "--epochs", "1", "--quiet") == 0
+    scores = prepared.parent / "raw.csv"
+    result = output(capsys, "predict", out, log, "--out", scores)
+    assert result["rows"] == 1500 and len(scores.read_text().splitlines()) == 1501
+    assert result["input"]["uid"]["values"] == 1500
+
+
+def test_export_scores_raw_features(trained, prepared, capsys):
+    from keras_ctr.serving import SavedModelRunner
+
+    path = prepared.parent / "served" / "1"
+    assert output(capsys, "export", trained, path)["signatures"] == ["serving_default", "serve_examples", "encoded"]
+    with SavedModelRunner(path) as model:
+        names = set(model.signatures["serving_default"].inputs)
+        assert {"uid", "iid", "price"} < names
+        history = (names - {"uid", "iid", "price"}).pop()
+        request = {"uid": np.array([1, 1]), "iid": np.array([1, 2]), "price": np.array([1.0, 1.0], "float32")}
+        scores = model.run("serving_default", {**request, history: np.array([[4, 7], [4, 7]])})["click"]
+    assert scores.shape == (2, 1) and scores[0] != scores[1]
+    assert "exists" in failure(capsys, 1, "export", trained, path)
+
+
+def test_schema_is_inferred_edited_and_used(log, capsys):
+    schema = log.parent / "schema.json"
+    result = output(capsys, "prepare", "--csv", log, "--label", "click", "--exclude", "ts", "--schema-only", "--out", schema)
+    assert "price" in result["features"]
+    edited = json.loads(schema.read_text())
+    edited["features"] = [f for f in edited["features"] if f["name"] != "price"]
+    schema.write_text(json.dumps(edited))
+    summary = output(capsys, "prepare", "--csv", log, "--schema", schema, "--split", "random", "--out", log.parent / "edited")
+    assert summary["features"] == len(edited["features"])
+    assert "exists" in failure(capsys, 1, "prepare", "--csv", log, "--schema", schema, "--out", log.parent / "edited")
+
+
+def test_mistakes_are_named(log, prepared, trained, capsys, tmp_path):
+    assert "did you mean 'train'" in failure(capsys, 2, "trian")
+    assert "give either --csv or --dataset" in failure(capsys, 2, "prepare", "--out", tmp_path / "x")
+    assert "--label is missing" in failure(capsys, 2, "prepare", "--csv", log, "--out", tmp_path / "x")
+    assert "clik" in failure(capsys, 1, "prepare", "--csv", log, "--label", "clik", "--out", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+    assert "nowhere.csv" in failure(capsys, 1, "prepare", "--csv", tmp_path / "nowhere.csv", "--label", "click", "--out", tmp_path / "x")
+    assert "did you mean 'InterFormer'" in failure(capsys, 1, "train", prepared, "--model", "InterFromer", "--out", tmp_path / "x")
+    assert "no argument 'dropuot'" in failure(capsys, 1, "train", prepared, "--model", "DIN", "--set", "dropuot=1", "--out", tmp_path / "x")
+    assert "NAME=VALUE" in failure(capsys, 2, "train", prepared, "--set", "dropout", "--out", tmp_path / "x")
+    assert "no label 'clck'" in failure(capsys, 1, "train", prepared, "--label", "clck", "--out", tmp_path / "x")
+    assert "is no run folder" in failure(capsys, 1, "evaluate", prepared, prepared)
+    assert "holdout" in failure(capsys, 1, "evaluate", trained, prepared, "--split", "holdout")
+    assert "exists" in failure(capsys, 1, "train", prepared, "--out", trained)
+    bad = tmp_path / "config.json"
+    bad.write_text('{"modle": "LR"}')
+    assert "did you mean 'model'" in failure(capsys, 1, "train", prepared, "--config", bad, "--out", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
