@@ -11,7 +11,8 @@ VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "keras_ctr" / "__init__.py
 DATA = ["pyarrow>=17,<28"]
 TUNING = ["keras-tuner>=1.4.8,<2", "tensorboard>=2.19,<3", "scikit-learn>=1.5,<2", "scipy>=1.11,<2"]
 REPORT = ["matplotlib>=3.8,<4", "scikit-learn>=1.5,<2"]
-TFDS = ["tensorflow-datasets>=4.9.10,<5"]
+# tensorflow-datasets 4.9.10 imports importlib_resources without asking for it.
+TFDS = ["tensorflow-datasets>=4.9.10,<5", "importlib_resources>=6,<8"]
 SERVING = ["tensorflow-serving-api>=2.19,<3"]
 TEST = [
     "pytest>=8,<10",
@@ -20,6 +21,7 @@ TEST = [
     "ruff>=0.9,<1",
     "scikit-learn>=1.5,<2",
     "keras-rs>=0.4,<1",
+    "dill>=0.3.8,<1",
     *TFDS,
 ]
 

@@ -57,7 +57,6 @@ class RotaryEmbedding(keras.Layer):
 
     def rotate(self, inputs, cos, sin):
         """Rotates `inputs` by angles that broadcast to `(..., E/2)`."""
-        half = inputs.shape[-1] // 2
         a, b = ops.split(inputs, 2, axis=-1)
         return ops.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 

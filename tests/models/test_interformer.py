@@ -170,7 +170,7 @@ VARIANTS = [
     {"mode": "sep", "block_style": "paper"},
     {"mode": "sole", "early_aggregation": "mha"},
     {"block_style": "paper", "pffn": "linear", "final_summary": False},
-    {"sequence_merge": "features"},
+    {"sequence_merge": "tokens"},
     {"num_cls": 0},
 ]
 
@@ -230,7 +230,7 @@ def test_order_of_the_history_counts():
 
 
 def test_recent_events_are_taken_of_each_group():
-    model = small(full_schema())
+    model = small(full_schema(), sequence_merge="tokens")
     x, _ = random_rows(full_schema(), ROWS)
     assert model.get_layer("cross_1").segments == (7, 5)
     assert inner(model, x, "cross_1")["cross_1"][2].shape == (ROWS, 4 + 2 + 2 * 2, D)
@@ -277,7 +277,7 @@ def test_ablations_remove_their_part(ablation, gone):
     + [{a: False} for a in (*ABLATIONS, "final_summary")]
     + [{"mode": "sole", "early_aggregation": k} for k in ("mlp", "mha")]
     + [{"block_style": s, "pffn": p} for s, p in itertools.product(("paper", "transformer"), ("linear", "mlp"))]
-    + [{"sequence_merge": "features"}, {"gate": "outer"}, {"num_cls": 0}, {"dropout": 0.2, "batch_norm": True}],
+    + [{"sequence_merge": "tokens"}, {"gate": "outer"}, {"num_cls": 0}, {"dropout": 0.2, "batch_norm": True}],
     ids=str,
 )
 def test_every_weight_of_every_variant_gets_a_gradient(arguments):
