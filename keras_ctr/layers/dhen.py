@@ -145,11 +145,10 @@ class DHENLayer(keras.Layer):
         if not prototypes:
             raise ValueError(f"DHENLayer '{self.name}': modules is empty; give at least one layer")
         self.ensemble = ensemble
-        self.parts = [clone_layer(layer, name=f"module_{index}") for index, layer in enumerate(prototypes)]
+        self.parts = [clone_layer(layer, name=f"module_{i}", dtype=self.dtype_policy) for i, layer in enumerate(prototypes)]
 
     def build(self, inputs_shape):
         for part in self.parts:
-            part.dtype_policy = self.dtype_policy
             part.build(inputs_shape)
         shapes = [tuple(part.compute_output_shape(inputs_shape)) for part in self.parts]
         for shape in shapes:
@@ -174,7 +173,6 @@ class DHENLayer(keras.Layer):
 
     def call(self, inputs, training=None):
         outputs = [part(inputs, training=training) if part._call_has_training_arg else part(inputs) for part in self.parts]
-        outputs = [ops.cast(output, self.compute_dtype) for output in outputs]  # a prototype may keep parts of its own policy
         if self.ensemble == "concat":
             mixed = ops.concatenate(outputs, axis=1)  # (B, m', D)
         else:

@@ -93,7 +93,7 @@ class InteractionArch(keras.Layer):
         """Returns the layers that are applied one after the other to Z, or to vec(Z) for `"dcnv2"`."""
         policy = self.dtype_policy
         if isinstance(backbone, keras.Layer):
-            return [clone_layer(backbone, name="backbone")]
+            return [clone_layer(backbone, name="backbone", dtype=policy)]
         if backbone == "dot":
             return [DotInteraction(name="dot", dtype=policy)]
         if backbone == "dcnv2":
@@ -106,7 +106,6 @@ class InteractionArch(keras.Layer):
         tokens = fields + (0 if summary_shape is None else summary_shape[1])
         shape = (batch, tokens * width) if self.backbone == "dcnv2" else (batch, tokens, width)
         for step in self.steps:
-            step.dtype_policy = self.dtype_policy
             step.build(shape)
             shape = tuple(step.compute_output_shape(shape))
         size = 1

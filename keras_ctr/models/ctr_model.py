@@ -21,6 +21,10 @@ class CTRModel(keras.Model):
     def __call__(self, inputs, *args, **kwargs):
         return super().__call__(self._select(inputs), *args, **kwargs)
 
+    def call(self, inputs, *args, **kwargs):
+        """Runs the model. The stateless steps of the JAX backend come here without passing `__call__`."""
+        return super().call(self._select(inputs), *args, **kwargs)
+
     def _select(self, inputs):
         if not isinstance(inputs, dict) or not isinstance(self._inputs_struct, dict):
             return inputs

@@ -25,7 +25,7 @@ def InterFormer(
     backbone="dhen",
     mode="int",
     early_aggregation=None,
-    sequence_merge="features",
+    sequence_merge="tokens",
     block_style="transformer",
     pffn="mlp",
     pffn_units=None,
@@ -76,9 +76,10 @@ def InterFormer(
             `"n2s"` fields to sequence only; `"sep"` neither before the head; `"sole"` no Sequence Arch: each group of sequences is
             compressed to one token beside the fields.
         early_aggregation: How `"sole"` compresses: `"avg"` (also None), `"mlp"` or `"mha"`. Only with that mode.
-        sequence_merge: How several groups of sequences become one: `"features"`, side by side at steps counted from the newest event,
-            unified by one self-masking network (Eq. 6); `"tokens"`, each unified by its own network, then one after the other (section
-            5.3.1). Attention costs the square of the longest length against that of the sum of lengths.
+        sequence_merge: How several groups of sequences become one: `"tokens"`, each unified by its own self-masking network, then one
+            after the other (section 5.3.1); `"features"`, side by side at steps counted from the newest event, unified by one network
+            (Eq. 6). Attention costs the square of the sum of lengths against that of the longest: for three groups of 50 a training
+            step takes about 4 times as long with `"tokens"`.
         block_style: `"transformer"` (pre-norm residual Sequence Arch) or `"paper"` (Eq. 9 to the letter).
         pffn: `"mlp"` (Eq. 8) or `"linear"` (section A.2.2, of rank `num_summary` at most).
         pffn_units: Hidden widths of the `"mlp"` PFFN; None = `(embedding_dim,)`.

@@ -10,7 +10,7 @@ B, T1, T2, D1, D2 = 5, 7, 4, 3, 2
 RNG = np.random.default_rng(0)
 A = RNG.standard_normal((B, T1, D1)).astype("float32")
 Z = RNG.standard_normal((B, T2, D2)).astype("float32")
-MASKS = [masks(B, T1), masks(B, T2, seed=6)]
+MASKS = [masks(B, T1), np.roll(masks(B, T2, seed=6), 1, axis=0)]  # rows where the second is longer, too
 
 
 def test_features_align_the_newest_events():
