@@ -54,7 +54,6 @@ setup(
     },
     entry_points={"console_scripts": ["keras-ctr=keras_ctr.cli:main"]},
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],

@@ -24,7 +24,7 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.recipes import RECIPES, recipe
+from benchmarks.recipes import MAX_LENGTH, RECIPES, recipe
 from keras_ctr import metrics
 from keras_ctr.cli import runs
 from keras_ctr.cli.progress import progress_bars, row_progress
@@ -33,15 +33,18 @@ from keras_ctr.datasets import kuairand
 from keras_ctr.schema import META_GROUP
 
 LABEL = "is_click"
-TREES = "HistGradientBoosting"
+TREES = "GBDT"
 
 
 def prepared_data(raw, out, progress):
     """Prepares the data set unless the folder holds it already."""
     folder = out / "data"
     if not (folder / "manifest.json").exists():
-        tables = kuairand.load(raw)
-        prepare(tables, kuairand.schema(), folder, min_count=1 if raw is None else 2, overwrite=True, progress=row_progress(progress))
+        task = progress.add_task("reading the raw files", total=None, note="")
+        tables = kuairand.load(raw, max_length=MAX_LENGTH)
+        progress.update(task, total=1, completed=1)
+        schema = kuairand.schema(max_length=MAX_LENGTH)
+        prepare(tables, schema, folder, min_count=2, overwrite=True, progress=row_progress(progress))
     return PreparedData(folder)
 
 
@@ -142,7 +145,7 @@ def markdown(rows):
 
 def raw_rows(raw, schema, count):
     """Raw features of test rows as columns of Python values, sequences padded to one length."""
-    table = kuairand.load(raw)["test"].slice(0, count)
+    table = kuairand.load(raw, max_length=MAX_LENGTH)["test"].slice(0, count)
     columns = {}
     for name in schema.feature_names:
         values = table[name].to_pylist()
@@ -187,7 +190,7 @@ def main():
     parser.add_argument("--export", action="store_true", help="export InterFormer and score rows through the C API")
     parser.add_argument("--overwrite", action="store_true", help="train again what results.json in --out holds")
     arguments = parser.parse_args()
-    out, console = arguments.out, Console()
+    out, console = arguments.out, Console(width=120)
     out.mkdir(parents=True, exist_ok=True)
     path = out / "results.json"
     document = {"results": []} if arguments.overwrite or not path.exists() else json.loads(path.read_text())
