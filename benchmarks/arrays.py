@@ -1,6 +1,10 @@
-"""Prepared data as one `.npz` file, for studies on machines or backends without TensorFlow."""
+"""Prepared data as one `.npz` file, for studies on machines or backends without TensorFlow.
+
+python -m benchmarks.arrays PREPARED_FOLDER data.npz
+"""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -43,3 +47,9 @@ def load_arrays(path):
 def _smallest(values):
     """Ids in the smallest integer type that holds them: the file travels."""
     return values.astype(np.min_scalar_type(int(values.max()))) if values.dtype.kind == "i" and values.min() >= 0 else values
+
+
+if __name__ == "__main__":
+    from keras_ctr.data import PreparedData
+
+    save_arrays(PreparedData(sys.argv[1]), sys.argv[2])

@@ -8,14 +8,14 @@ FIELDS = {"sequences": False, "batch_size": 512, "epochs": 6, "patience": 0}
 HISTORIES = {"sequences": True, "batch_size": 512, "epochs": 3, "patience": 0}
 
 RECIPES = {
-    "LR": {"model": "LR", **FIELDS, "learning_rate": 1e-2, "epochs": 15},
-    "DNN": {"model": "DNN", **FIELDS, "arguments": {"dropout": 0.2}},
-    "DCNv2": {"model": "DCNv2", **FIELDS, "arguments": {"dropout": 0.2}},
+    "LR": {"model": "LR", **FIELDS, "learning_rate": 5e-3, "epochs": 15},
+    "DNN": {"model": "DNN", **FIELDS, "learning_rate": 2e-3, "arguments": {"dropout": 0.2}},
+    "DCNv2": {"model": "DCNv2", **FIELDS, "learning_rate": 2e-3, "arguments": {"dropout": 0.2}},
     "XDeepInt": {"model": "XDeepInt", **FIELDS, "learning_rate": 3e-3},
     "DynInt-DA": {"model": "DynInt", **FIELDS, "learning_rate": 3e-3, "arguments": {"variant": "da"}},
     "DynInt-DGP": {"model": "DynInt", **FIELDS, "learning_rate": 3e-3, "arguments": {"variant": "dgp"}},
     "DynInt-DWP": {"model": "DynInt", **FIELDS, "learning_rate": 3e-3, "arguments": {"variant": "dwp"}},
-    "DIN": {"model": "DIN", **HISTORIES, "arguments": {"dropout": 0.2}},
+    "DIN": {"model": "DIN", **HISTORIES, "arguments": {"dropout": 0.2, "use_softmax": True}},
     "InterFormer": {"model": "InterFormer", **HISTORIES, "batch_size": 256, "arguments": {"dropout": 0.1}},
 }
 

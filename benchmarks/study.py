@@ -1,11 +1,11 @@
 """Trains a list of configurations with several seeds on prepared arrays and writes validation and test metrics.
 
-    python -m benchmarks.study --arrays data.npz --configs benchmarks/recipes/interformer_choices.json --seeds 3 --out results.json
+    python -m benchmarks.study --arrays data.npz --configs benchmarks/interformer_choices.json --seeds 3 --out results.json
 
-A configuration is `{"name", "model", "arguments", "sequences", "labels", "learning_rate", "batch_size", "epochs", "patience", "features"}`;
-all but name and model have defaults. Any Keras backend will do; TensorFlow is not needed. Early stopping and every choice look at the
-validation split only; the test split is scored once, with the weights that validation chose. Results are written after every run, and
-a run whose result is in the output already is not repeated.
+`--arrays` is what `python -m benchmarks.arrays PREPARED_FOLDER data.npz` makes. A configuration is a dict with `name`, `model` and any
+key of `DEFAULTS`. Any Keras backend will do; TensorFlow is not needed. Early stopping and every choice look at the validation split only;
+the test split is scored once, with the weights that validation chose, and not at all with `--validation-only`. Results are written after
+every run, and a run whose result is in the output already is not repeated.
 """
 
 import argparse
