@@ -21,9 +21,10 @@ class CTRModel(keras.Model):
     def __call__(self, inputs, *args, **kwargs):
         return super().__call__(self._select(inputs), *args, **kwargs)
 
-    def call(self, inputs, *args, **kwargs):
+    def call(self, inputs, training=None, mask=None):
         """Runs the model. The stateless steps of the JAX backend come here without passing `__call__`."""
-        return super().call(self._select(inputs), *args, **kwargs)
+        # The signature is spelled out: Keras reads from it whether the model takes `training`, which dropout needs.
+        return super().call(self._select(inputs), training=training, mask=mask)
 
     def _select(self, inputs):
         if not isinstance(inputs, dict) or not isinstance(self._inputs_struct, dict):

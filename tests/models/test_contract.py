@@ -85,6 +85,25 @@ def test_every_weight_moves_in_fit(name):
     assert not still, f"weights that never move: {still}"
 
 
+@pytest.mark.parametrize("name", [name for name in MODELS if "dropout" in inspect.signature(model_info(name).factory).parameters])
+def test_dropout_acts_in_training_only(name):
+    schema = SCHEMAS["sequences"]
+    x, y = random_rows(schema, ROWS)
+    model = keras_ctr.get_model(name, schema, dropout=0.5)
+    spread(model)
+    np.testing.assert_array_equal(predict(model, x)["click"], predict(model, x)["click"])
+    first, second = (keras.ops.convert_to_numpy(model(x, training=True)["click"]) for _ in range(2))
+    assert np.abs(first - second).max() > 1e-3
+    losses = []
+    for rate in (0.0, 0.5):
+        keras.utils.set_random_seed(1)
+        model = keras_ctr.get_model(name, schema, dropout=rate)
+        model.compile(keras.optimizers.SGD(0.0), "binary_crossentropy")
+        spread(model)
+        losses.append(model.fit(x, y, epochs=1, batch_size=ROWS, verbose=0).history["loss"][0])
+    assert abs(losses[0] - losses[1]) > 1e-5, "fit does not pass training=True on"
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_learns_planted_data(name):
     schema = SCHEMAS["sequences"]
