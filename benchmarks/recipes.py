@@ -16,8 +16,8 @@ RECIPES = {
     "DynInt-DA": {"model": "DynInt", **FIELDS, "learning_rate": 3e-3, "arguments": {"variant": "da"}},
     "DynInt-DGP": {"model": "DynInt", **FIELDS, "learning_rate": 3e-3, "arguments": {"variant": "dgp"}},
     "DynInt-DWP": {"model": "DynInt", **FIELDS, "learning_rate": 3e-3, "arguments": {"variant": "dwp"}},
-    "DIN": {"model": "DIN", **HISTORIES, "arguments": {"dropout": 0.2}},
-    "InterFormer": {"model": "InterFormer", **HISTORIES, "batch_size": 256, "arguments": {"dropout": 0.1}},
+    "DIN": {"model": "DIN", **HISTORIES, "arguments": {"dropout": 0.2, "use_softmax": True}},
+    "InterFormer": {"model": "InterFormer", **HISTORIES, "batch_size": 256},
 }
 
 MAX_LENGTH = {"watched": 50, "long_watched": 20, "liked": 10}
