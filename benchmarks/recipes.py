@@ -10,7 +10,7 @@ HISTORIES = {"sequences": True, "batch_size": 512, "epochs": 1, "patience": 0}
 
 RECIPES = {
     "LR": {"model": "LR", **FIELDS, "learning_rate": 5e-3, "epochs": 15},
-    "DNN": {"model": "DNN", **FIELDS, "learning_rate": 2e-3, "arguments": {"dropout": 0.2}},
+    "DNN": {"model": "DNN", **FIELDS, "learning_rate": 2e-3, "batch_size": 256, "arguments": {"embedding_l2": 1e-2}},
     "DCNv2": {"model": "DCNv2", **FIELDS, "learning_rate": 2e-3, "arguments": {"dropout": 0.2}},
     "XDeepInt": {"model": "XDeepInt", **FIELDS, "learning_rate": 3e-3},
     "DynInt-DA": {"model": "DynInt", **FIELDS, "learning_rate": 3e-3, "arguments": {"variant": "da"}},
