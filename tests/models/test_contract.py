@@ -11,7 +11,9 @@ import keras_ctr
 from keras_ctr.registry import model_info
 from tests.sample import fields_schema, full_schema, random_rows
 
-MODELS = keras_ctr.list_models()
+QUICK = ("DNN", "LR")
+MODELS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in keras_ctr.list_models()]
+WITH_DROPOUT = [name for name in keras_ctr.list_models() if "dropout" in inspect.signature(model_info(name).factory).parameters]
 SCHEMAS = {"fields": fields_schema(), "sequences": full_schema(), "two_labels": full_schema(("click", "like"))}
 ROWS = 23
 
@@ -85,7 +87,8 @@ def test_every_weight_moves_in_fit(name):
     assert not still, f"weights that never move: {still}"
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if "dropout" in inspect.signature(model_info(name).factory).parameters])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WITH_DROPOUT)
 def test_dropout_acts_in_training_only(name):
     schema = SCHEMAS["sequences"]
     x, y = random_rows(schema, ROWS)

@@ -13,6 +13,8 @@ from keras_ctr.models.dyn_int import DynInt
 from keras_ctr.models.x_deep_int import XDeepInt
 from tests.sample import fields_schema, full_schema, random_rows
 
+pytestmark = pytest.mark.slow
+
 D = 6
 ROWS = 7
 

@@ -13,6 +13,8 @@ from keras_ctr.models import InterFormer
 from tests.layers import interformer_oracles as oracle
 from tests.sample import fields_schema, full_schema, random_rows
 
+pytestmark = pytest.mark.slow
+
 D, ROWS = 6, 7
 SMALL = {"embedding_dim": D, "num_heads": 3, "interaction_units": (11,), "hidden_units": (5,), "rank": 2}
 

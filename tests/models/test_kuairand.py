@@ -9,6 +9,8 @@ from keras_ctr.callbacks import RankingMetrics
 from keras_ctr.data import make_dataset, prepare
 from keras_ctr.datasets import kuairand
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {"labels": ("is_click", "long_view"), "max_length": 7}
 
 

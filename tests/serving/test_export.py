@@ -120,7 +120,7 @@ def test_ids_in_the_graph_are_the_ids_offline(fitted):
     assert len(np.unique(offline.features["city"])) > 4 and (offline.features["item"] == 1).any()
 
 
-@pytest.mark.parametrize("name", keras_ctr.list_models())
+@pytest.mark.parametrize("name", [n if n == "DNN" else pytest.param(n, marks=pytest.mark.slow) for n in keras_ctr.list_models()])
 def test_savedmodel_equals_predict(name, fitted, tmp_path):
     table, schema, vocabularies = fitted
     model = randomised(name, schema)
@@ -161,6 +161,7 @@ def example(row, schema):
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
 
 
+@pytest.mark.slow
 def test_runs_where_neither_keras_nor_keras_ctr_is_imported(fitted, tmp_path):
     table, schema, vocabularies = fitted
     model = randomised("InterFormer", schema)
@@ -213,6 +214,7 @@ def test_variables_are_stored_once(fitted, tmp_path):
     assert assets == ["vocabulary_city.txt", "vocabulary_item.txt", "vocabulary_words.txt"]
 
 
+@pytest.mark.slow
 def test_odd_batches_and_values(fitted, tmp_path):
     table, schema, vocabularies = fitted
     path = export_model(randomised("InterFormer", schema), schema, vocabularies, tmp_path / "1")

@@ -16,6 +16,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2, saved_model_pb2
 
+pytestmark = pytest.mark.slow
+
 FILE = Path(__file__).parents[2] / "keras_ctr" / "serving" / "runner.py"
 COLOURS = ["red", "green", "grün", "a colour whose name is longer than any inline string"]
 HISTORY, VOCABULARY = 5, 11
