@@ -28,9 +28,8 @@ class FeatureEmbedding(keras.Layer):
     """Looks up every feature of a schema: map `{feature: ids or numbers} -> {"fields": (B, F, D), "numeric": (B, N), ...}`.
 
     Tables of equal width lie one below the other in ONE variable, and all features of a row are read by one gather: row
-    `offset[table] + id`. That storage makes the training step of row-sparse optimizers fastest (docs/performance notes in
-    `docs/notation.md`), and `rows` gives each table back by name. A table whose schema sets `embedding_dim` d != D is stored with
-    width d and mapped to D by a learned matrix `(d, D)` without bias.
+    `offset[table] + id`. Its gradient is sparse on TensorFlow (`docs/notation.md`), and `rows` gives each table back by name. A table
+    whose schema sets `embedding_dim` d != D is stored with width d and mapped to D by a learned matrix `(d, D)` without bias.
 
     Args:
         schema: The fitted `Schema` (or its dict form).
