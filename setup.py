@@ -22,6 +22,7 @@ TEST = [
     "scikit-learn>=1.5,<2",
     "keras-rs>=0.4,<1",
     "dill>=0.3.8,<1",
+    "pandas>=2.1,<4",
     *TFDS,
 ]
 
