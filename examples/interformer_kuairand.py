@@ -30,6 +30,7 @@ def main(raw_dir=None, out=None, epochs=4, max_length=20, **arguments):
     model.fit(
         make_dataset(data, "train", batch_size=512, shuffle=True, seed=1, cache=True),
         epochs=epochs,
+        shuffle=False,  # the dataset shuffles
         verbose=0,
         callbacks=[
             # First in the list: the others see its values.

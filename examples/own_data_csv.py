@@ -45,6 +45,7 @@ def main(folder=None, epochs=3):
     model.fit(
         make_dataset(data, "train", batch_size=256, shuffle=True, seed=1),
         epochs=epochs,
+        shuffle=False,  # the dataset shuffles
         verbose=0,
         callbacks=[RankingMetrics(validation, base_rate=data.label_rate("train")["click"], verbose=1)],
     )
