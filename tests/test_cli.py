@@ -161,6 +161,7 @@ def test_schema_is_inferred_edited_and_used(log, capsys):
 def test_mistakes_are_named(log, prepared, trained, capsys, tmp_path):
     assert "did you mean 'train'" in failure(capsys, 2, "trian")
     assert "give either --csv or --dataset" in failure(capsys, 2, "prepare", "--out", tmp_path / "x")
+    assert "--user goes with --csv" in failure(capsys, 2, "prepare", "--dataset", "kuairand", "--user", "u", "--out", tmp_path / "x")
     assert "--label is missing" in failure(capsys, 2, "prepare", "--csv", log, "--out", tmp_path / "x")
     assert "clik" in failure(capsys, 1, "prepare", "--csv", log, "--label", "clik", "--out", tmp_path / "x")
     assert not (tmp_path / "x").exists()

@@ -45,6 +45,9 @@ def command(sources, dataset, raw, out, labels, schema, schema_only, overwrite, 
 
     if bool(sources) == bool(dataset):
         raise click.UsageError("give either --csv or --dataset")
+    unused = [name for name in ("user", "item", "time", "history", "exclude", "split", "columns", "delimiter") if dataset and given[name]]
+    if unused:
+        raise click.UsageError(f"--{unused[0]} goes with --csv: the data set '{dataset}' brings its own")
     fitted = Schema.load(schema) if schema else None
     if not dataset and not labels and fitted is None:
         raise click.UsageError("--label is missing: the column to predict")

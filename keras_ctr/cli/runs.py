@@ -160,21 +160,22 @@ def save_run(path, model, data, config, history, results, *, overwrite=False):
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.incomplete-", dir=path.parent))
     try:
-        model.save(staging / MODEL)
+        run = staging / "run"
+        run.mkdir()
+        model.save(run / MODEL)
         schema = run_schema(data, config)
-        schema.save(staging / SCHEMA)
-        save_vocabularies(staging, {name: v for name, v in data.vocabularies.items() if name in schema.tables})
+        schema.save(run / SCHEMA)
+        save_vocabularies(run, {name: v for name, v in data.vocabularies.items() if name in schema.tables})
         documents = {
             CONFIG: {**dataclasses.asdict(config), "data": os.fspath(data.path), "keras_ctr": keras_ctr.__version__},
             HISTORY: history,
             METRICS: results,
         }
         for name, content in documents.items():
-            (staging / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.chmod(staging, 0o755)
+            (run / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         if path.exists():
-            shutil.rmtree(path)
-        os.replace(staging, path)
+            os.replace(path, staging / "replaced")  # deleted with the staging folder, after the new one is in place
+        os.replace(run, path)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return path

@@ -1,5 +1,7 @@
 """From the ids of a row to the tensors that architectures work on: one lookup for all features of a model."""
 
+import dataclasses
+
 import keras
 import numpy as np
 from keras import ops
@@ -241,6 +243,4 @@ class FeatureEmbedding(keras.Layer):
 
 def _without_vocabulary(feature):
     """The layer needs sizes only; a vocabulary of millions of strings has no place in a model file."""
-    import dataclasses
-
     return dataclasses.replace(feature, vocabulary=None) if getattr(feature, "vocabulary", None) is not None else feature

@@ -79,8 +79,7 @@ def InterFormer(
         early_aggregation: How `"sole"` compresses: `"avg"` (also None), `"mlp"` or `"mha"`. Only with that mode.
         sequence_merge: How several groups of sequences become one: `"features"`, side by side at steps counted from the newest event,
             unified by one self-masking network (Eq. 6); `"tokens"`, each unified by its own network, then one after the other (section
-            5.3.1), equally good on KuaiRand. Attention costs the square of the sum of lengths against that of the longest: for three
-            groups of 50 a training step takes about 4 times as long with `"tokens"`.
+            5.3.1), equally good on KuaiRand. Attention costs the square of the sum of lengths against that of the longest.
         block_style: `"transformer"` (pre-norm residual Sequence Arch) or `"paper"` (Eq. 9 to the letter).
         pffn: `"mlp"` (Eq. 8) or `"linear"` (section A.2.2, of rank `num_summary` at most).
         pffn_units: Hidden widths of the `"mlp"` PFFN; None = `(embedding_dim,)`.

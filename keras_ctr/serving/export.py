@@ -9,6 +9,7 @@ from urllib.parse import quote
 import keras
 import tensorflow as tf
 
+from keras_ctr.schema import SchemaError
 from keras_ctr.serving.preprocessing import RawPreprocessing
 
 SIGNATURES = ("serving_default", "serve_examples", "encoded")
@@ -52,7 +53,7 @@ def export_model(model, schema, vocabularies, path, *, overwrite=False):
             preprocessing = RawPreprocessing(schema, _write_vocabularies(vocabularies, Path(folder)))
             _write(model, schema, preprocessing, staging / "saved_model")
         if path.exists():
-            shutil.rmtree(path)
+            os.replace(path, staging / "replaced")  # deleted with the staging folder, after the new one is in place
         os.replace(staging / "saved_model", path)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -60,8 +61,6 @@ def export_model(model, schema, vocabularies, path, *, overwrite=False):
 
 
 def _check_inputs(model, schema):
-    from keras_ctr.schema import SchemaError
-
     inputs = {tensor.name for tensor in model.inputs}
     if inputs != set(schema.feature_names):
         extra, missing = sorted(inputs - set(schema.feature_names)), sorted(set(schema.feature_names) - inputs)
