@@ -34,3 +34,28 @@ def lookup_supports_jit():
     False on TensorFlow: under XLA the update of the embedding table is dense, so a step would cost O(vocabulary).
     """
     return keras.backend.backend() != "tensorflow"
+
+
+def can_write_rows():
+    """Returns whether `write_rows` works here: on TensorFlow, outside of graphs."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return tf.executing_eagerly()
+
+
+def write_rows(table, start, rows):
+    """Overwrites rows of a variable in place, on every device that holds it.
+
+    Args:
+        table: `keras.Variable` `(V, D)`.
+        start: First row to overwrite.
+        rows: `(n, D)`.
+    """
+    import tensorflow as tf
+
+    indices = tf.range(start, start + rows.shape[0], dtype="int64")
+    for variable in getattr(table.value, "values", (table.value,)):  # the copies of a MirroredVariable
+        with tf.device(variable.device):
+            tf.raw_ops.ResourceScatterUpdate(resource=variable.handle, indices=indices, updates=tf.cast(rows, variable.dtype))

@@ -59,6 +59,7 @@ class Table:
         embedding_initializer: Keras initializer name or config that overrides the model's, or None.
         min_count: Least number of occurrences in the training split for a value to get an id of its own; None = the caller's.
         capacity: Most rows that vocabulary building may use, the most frequent values first; None = the caller's.
+        quotient_remainder: Remainder rows m of a table stored as products of two smaller ones, or None.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Table:
     embedding_initializer: Any
     min_count: int | None
     capacity: int | None
+    quotient_remainder: int | None = None
 
 
 class _Embedded:
@@ -99,7 +101,7 @@ class _Embedded:
                 _is_count(self.vocabulary_size, FIRST_ID),
                 f"{where}: vocabulary_size must be an int >= {FIRST_ID} (0 is padding, 1 unknown), got {self.vocabulary_size!r}",
             )
-        for option in ("embedding_dim", "min_count", "capacity"):
+        for option in ("embedding_dim", "min_count", "capacity", "quotient_remainder"):
             value = getattr(self, option)
             check(value is None or _is_count(value), f"{where}: {option} must be a positive int, got {value!r}")
         if self.table is not None:
@@ -119,6 +121,8 @@ class Categorical(_Embedded):
         embedding_dim: Width of the table where it differs from the model's (projected to the model's width by the embedding layer).
         embedding_initializer: Keras initializer (name or config dict) of the table where it differs from the model's.
         min_count, capacity: Vocabulary building limits that override those of `prepare`.
+        quotient_remainder: m: the table is stored as m remainder rows and ceil(vocabulary_size / m) quotient rows, whose product
+            id i reads at (i mod m, i div m): for vocabularies that do not fit. None or m >= vocabulary_size stores one row an id.
 
     Raises:
         SchemaError: On a contradiction; the message names the feature.
@@ -134,6 +138,7 @@ class Categorical(_Embedded):
     embedding_initializer: Any = None
     min_count: int | None = None
     capacity: int | None = None
+    quotient_remainder: int | None = None
 
     def __post_init__(self):
         check_name(self.name)
@@ -152,7 +157,8 @@ class Sequence(_Embedded):
         table: Table whose rows the events read; name a categorical feature's table to share it.
         target: Categorical feature that target attention compares the events with (usually the candidate item); it must share the table.
         group: Name of the group of aligned sequences.
-        vocabulary_size, vocabulary, dtype, embedding_dim, embedding_initializer, min_count, capacity: As for `Categorical`.
+        vocabulary_size, vocabulary, dtype, embedding_dim, embedding_initializer, min_count, capacity, quotient_remainder: As for
+            `Categorical`.
             A sequence that shares a categorical feature's table takes these from it.
 
     Raises:
@@ -172,6 +178,7 @@ class Sequence(_Embedded):
     embedding_initializer: Any = None
     min_count: int | None = None
     capacity: int | None = None
+    quotient_remainder: int | None = None
 
     def __post_init__(self):
         check_name(self.name)

@@ -44,6 +44,15 @@ __all__ = [
 ]
 
 _MAX_INT32 = 2**31 - 1
+_TABLE_OPTIONS = (
+    "vocabulary_size",
+    "vocabulary",
+    "embedding_dim",
+    "embedding_initializer",
+    "min_count",
+    "capacity",
+    "quotient_remainder",
+)
 _FEATURES = {cls.kind: cls for cls in (Categorical, Numeric, Sequence)}
 
 
@@ -145,7 +154,7 @@ class Schema:
             # A sequence that shares a field's table only links to it: what the table is, its field says.
             owners = [f for f in features if not isinstance(f, Sequence)] or features
             options = {}
-            for option in ("vocabulary_size", "vocabulary", "embedding_dim", "embedding_initializer", "min_count", "capacity"):
+            for option in _TABLE_OPTIONS:
                 given = [(f.name, getattr(f, option, None)) for f in features if getattr(f, option, None) is not None]
                 for other, value in given[1:]:
                     check(
@@ -267,7 +276,7 @@ class Schema:
         for feature in (f for f in self.features if f in wanted):
             if isinstance(feature, Sequence):
                 table = self.table_of(feature)
-                inherited = {k: getattr(table, k) for k in ("vocabulary_size", "vocabulary", "dtype", "embedding_dim")}
+                inherited = {k: getattr(table, k) for k in (*_TABLE_OPTIONS, "dtype")}
                 target = feature.target if feature.target in names else None
                 feature = dataclasses.replace(feature, table=table.name, target=target, **inherited)
             keep.append(feature)

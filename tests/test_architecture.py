@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "registry": {"schema"},
     "metrics": set(),
     "losses": set(),
-    "optimizers": set(),
+    "optimizers": {"optimizers"},
     "callbacks": {"metrics"},
     "layers": {"schema", "backend", "layers"},
     "models": {"schema", "backend", "layers", "models", "registry"},

@@ -7,22 +7,8 @@ import numpy as np
 from keras import ops
 
 from keras_ctr import backend
+from keras_ctr.layers.embedding_storage import add_table, plan_storage, table_values
 from keras_ctr.schema import PADDING_ID, Schema
-
-
-class _FusedInitializer(keras.initializers.Initializer):
-    """Initial value of a fused table: each table's own initializer on its rows, zeros in the padding rows."""
-
-    def __init__(self, tables, default):
-        self.tables, self.default = tables, default
-
-    def __call__(self, shape, dtype=None):
-        parts = []
-        for table in self.tables:
-            own = self.default if table.embedding_initializer is None else keras.initializers.get(table.embedding_initializer)
-            rows = own.clone()((table.vocabulary_size, shape[-1]), dtype=dtype)
-            parts += [ops.zeros((1, shape[-1]), dtype=dtype), rows[PADDING_ID + 1 :]]
-        return ops.concatenate(parts, axis=0)
 
 
 @keras.saving.register_keras_serializable(package="keras_ctr")
@@ -33,6 +19,10 @@ class FeatureEmbedding(keras.Layer):
     `offset[table] + id`. Its gradient is sparse on TensorFlow (`docs/notation.md`), and `rows` gives each table back by name. A table
     whose schema sets `embedding_dim` d != D is stored with width d and mapped to D by a learned matrix `(d, D)` without bias.
 
+    A table whose schema sets `quotient_remainder` m < V is stored as m remainder rows R and ceil(V / m) quotient rows Q, and id i reads
+    `R[i mod m] * Q[i div m]` (Shi et al., KDD 2020, arXiv:1909.02107, the multiplicative form): distinct ids stay distinct. Q starts
+    around 1 (N(1, 0.1^2)), so that R's initializer is the table's (the paper leaves the start open).
+
     Args:
         schema: The fitted `Schema` (or its dict form).
         embedding_dim: D, the width of a token.
@@ -40,6 +30,8 @@ class FeatureEmbedding(keras.Layer):
             through: a padded step yields exact zeros whatever the row holds.
         embedding_l2: Weight of `sum(rows^2) / B` over the rows gathered in a step, added to the loss: an L2 penalty that costs
             O(batch), not O(vocabulary). A row counts as often as the batch holds it.
+        kept_rows: `{width: rows}` of fused tables of which only that many rows are stored, found through an index of all rows
+            (`keras_ctr.tables.prune_zero_rows` makes such layers); these tables are not trained.
 
     Call arguments:
         inputs: Dict with every feature of the schema: fields `(B,)` int, numerics `(B,)` float, sequences `(B, T)` int, padded with 0.
@@ -58,7 +50,7 @@ class FeatureEmbedding(keras.Layer):
         ValueError: On a non-positive `embedding_dim` or a negative `embedding_l2`.
     """
 
-    def __init__(self, schema, embedding_dim, *, initializer=None, embedding_l2=0.0, **kwargs):
+    def __init__(self, schema, embedding_dim, *, initializer=None, embedding_l2=0.0, kept_rows=None, **kwargs):
         super().__init__(**kwargs)
         self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
         self.schema.check_fitted()
@@ -70,42 +62,27 @@ class FeatureEmbedding(keras.Layer):
         self.embedding_l2 = embedding_l2
         self.initializer = keras.initializers.get(initializer or keras.initializers.RandomNormal(stddev=0.01))
         self.supports_jit = backend.lookup_supports_jit()
-        self._plan()
-
-    def _plan(self):
-        """Lays the tables out by width and the features in the order in which they are gathered."""
-        by_width: dict[int, list] = {}
-        for table in self.schema.tables.values():
-            by_width.setdefault(table.embedding_dim or self.embedding_dim, []).append(table)
-        self._widths = {}
-        for width, tables in by_width.items():
-            offsets = np.cumsum([0] + [t.vocabulary_size for t in tables])
-            names = {f for t in tables for f in t.features}
-            # Fields first, then sequences: the gathered block splits into (B, F_w, d) and one (B, T, d) a sequence.
-            fields = [f.name for f in self.schema.fields if f.name in names]
-            sequences = [f.name for f in self.schema.sequences if f.name in names]
-            offset_of = {t.name: int(o) for t, o in zip(tables, offsets, strict=False)}
-            # Keys are strings: TensorFlow refuses to save a model with other keys in its dicts.
-            self._widths[str(width)] = {
-                "tables": tables,
-                "rows": int(offsets[-1]),
-                "width": width,
-                "offset": offset_of,
-                "fields": fields,
-                "sequences": sequences,
-            }
+        self.kept_rows = dict(kept_rows or {})
+        self._widths = plan_storage(self.schema, embedding_dim)
+        for key in self.kept_rows:
+            if key not in self._widths:
+                raise ValueError(f"FeatureEmbedding '{self.name}': kept_rows names the width '{key}'; widths: {', '.join(self._widths)}")
 
     def build(self, inputs_shape=None):
-        self._tables, self._projections = {}, {}
+        self._tables, self._projections, self._row_index = {}, {}, {}
         for key, plan in self._widths.items():
             width = plan["width"]
             name = "table" if width == self.embedding_dim else f"table_{width}"
-            self._tables[key] = self.add_weight(
-                name=name,
-                shape=(plan["rows"], width),
-                initializer=_FusedInitializer(plan["tables"], self.initializer),
-                autocast=False,
-            )
+            if key in self.kept_rows:
+                self._row_index[key] = self.add_weight(
+                    name=f"row_index_{width}", shape=(plan["rows"],), dtype="int32", initializer="zeros", trainable=False, autocast=False
+                )
+                plan = {**plan, "rows": self.kept_rows[key]}
+                self._tables[key] = self.add_weight(
+                    name=name, shape=(plan["rows"], width), initializer="zeros", trainable=False, autocast=False
+                )
+            else:
+                self._tables[key] = add_table(self, name, plan, self.initializer)
             if width != self.embedding_dim:
                 for table in plan["tables"]:
                     shape = (width, self.embedding_dim)
@@ -122,32 +99,53 @@ class FeatureEmbedding(keras.Layer):
         """
         for key, plan in self._widths.items():
             if table in plan["offset"]:
-                start = plan["offset"][table]
-                size = self.schema.tables[table].vocabulary_size
-                return keras.ops.convert_to_numpy(self._tables[key].value[start : start + size])
+                return table_values(plan, self.schema.tables[table], lambda start, stop, key=key: self._read(key, start, stop))
         raise KeyError(f"no table '{table}' in the schema; tables: {', '.join(self.schema.tables)}")
 
+    def _read(self, key, start, stop):
+        """Returns rows of a fused table as a NumPy array, through the row index if there is one."""
+        if key not in self._row_index:
+            return ops.convert_to_numpy(self._tables[key].value[start:stop])
+        index = ops.convert_to_numpy(self._row_index[key].value[start:stop])
+        return ops.convert_to_numpy(self._tables[key].value)[index]
+
     def _gather(self, inputs, key, plan):
-        """Returns `{feature: (B, d) or (B, T, d)}` of one width by a single gather."""
-        schema = self.schema
-        dtype = "int64" if plan["rows"] > 2**31 - 1 else "int32"
-        columns, spans, start = [], {}, 0
+        """Returns the rows of one width by a single gather: `(fields (B, F_w, d) or None, {sequence: (B, T, d)})`."""
+        schema, dtype = self.schema, "int64" if plan["rows"] > 2**31 - 1 else "int32"
+        columns, quotients, sizes, offsets = [], [], [], []
         for name in (*plan["fields"], *plan["sequences"]):
             ids = ops.cast(inputs[name], dtype)
             ids = ids if len(ids.shape) == 2 else ops.expand_dims(ids, -1)  # (B, 1) or (B, T)
-            steps = 1 if name in plan["fields"] else schema[name].max_length
+            table = schema.table_of(name)
+            if table.name in plan["quotient_offset"]:
+                buckets = table.quotient_remainder
+                quotients.append((name, ids // buckets + plan["quotient_offset"][table.name]))
+                ids = ids % buckets
             columns.append(ids)
-            spans[name] = (start, start + steps)
-            start += steps
-        offsets = np.concatenate(
-            [np.full(stop - begin, plan["offset"][schema.table_of(name).name], dtype=dtype) for name, (begin, stop) in spans.items()]
-        )
-        ids = ops.concatenate(columns, axis=1) + offsets  # (B, F_w + sum of T)
-        rows = ops.cast(backend.lookup(self._tables[key], ids), self.compute_dtype)  # (B, F_w + sum of T, d)
+            sizes.append(1 if name in plan["fields"] else schema[name].max_length)
+            offsets.append(plan["offset"][table.name])
+        columns = [ops.concatenate(columns, axis=1) + np.repeat(offsets, sizes).astype(dtype)]  # (B, F_w + sum of T)
+        ids = ops.concatenate([*columns, *(q for _, q in quotients)], axis=1) if quotients else columns[0]
+        if key in self._row_index:
+            ids = backend.lookup(self._row_index[key], ids)
+        rows = ops.cast(backend.lookup(self._tables[key], ids), self.compute_dtype)
         if self.embedding_l2:
             squares = ops.sum(ops.square(ops.cast(rows, "float32")))
             self.add_loss(self.embedding_l2 * squares / ops.cast(ops.shape(rows)[0], "float32"))
-        return rows, spans
+        # One split instead of slices: the gradient of each slice is a zero-padded copy of the whole block.
+        count = len(plan["fields"])
+        blocks = [count, *sizes[count:], *(q.shape[1] for _, q in quotients)]
+        blocks = [size for size in blocks if size]
+        parts = ops.split(rows, [int(end) for end in np.cumsum(blocks)[:-1]], axis=1) if len(blocks) > 1 else [rows]
+        fields = parts.pop(0) if count else None
+        sequences = dict(zip(plan["sequences"], parts, strict=False))
+        factors = {name: part for (name, _), part in zip(quotients, parts[len(sequences) :], strict=True)}
+        if any(name in factors for name in plan["fields"]):
+            fields = [
+                fields[:, i : i + 1] * factors[name] if name in factors else fields[:, i : i + 1] for i, name in enumerate(plan["fields"])
+            ]
+            fields = ops.concatenate(fields, axis=1)
+        return fields, {name: rows * factors[name] if name in factors else rows for name, rows in sequences.items()}
 
     def _project(self, rows, name):
         kernel = self._projections.get(self.schema.table_of(name).name)
@@ -157,16 +155,16 @@ class FeatureEmbedding(keras.Layer):
         schema, out, pieces = self.schema, {}, {}
         blocks = {key: self._gather(inputs, key, plan) for key, plan in self._widths.items()}
         own = str(self.embedding_dim)
-        if len(blocks) == 1 and own in blocks and schema.fields:
-            rows, _ = blocks[own]
-            out["fields"] = rows[:, : len(schema.fields)]  # (B, F, D)
-        for rows, spans in blocks.values():
-            for name, (begin, stop) in spans.items():
-                pieces[name] = (rows, begin, stop)
+        if schema.fields and len(blocks) == 1 and own in blocks:
+            out["fields"] = blocks[own][0]  # (B, F, D)
+        for key, (fields, sequences) in blocks.items():
+            pieces.update(sequences)
+            pieces.update({name: (fields, i) for i, name in enumerate(self._widths[key]["fields"])})
 
         def rows_of(name):
-            rows, begin, stop = pieces[name]
-            return self._project(rows[:, begin:stop], name)  # (B, 1, D) or (B, T, D)
+            piece = pieces[name]
+            rows = piece[0][:, piece[1] : piece[1] + 1] if isinstance(piece, tuple) else piece
+            return self._project(rows, name)  # (B, 1, D) or (B, T, D)
 
         if schema.fields and "fields" not in out:
             out["fields"] = ops.concatenate([rows_of(f.name) for f in schema.fields], axis=1)  # (B, F, D)
@@ -238,6 +236,7 @@ class FeatureEmbedding(keras.Layer):
             "embedding_dim": self.embedding_dim,
             "initializer": keras.initializers.serialize(self.initializer),
             "embedding_l2": self.embedding_l2,
+            "kept_rows": self.kept_rows,
         }
 
 

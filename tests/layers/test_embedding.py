@@ -190,3 +190,73 @@ def test_layer_contracts():
     x = np.random.default_rng(0).normal(size=(5, 7)).astype("float32")
     check_layer(NumericTokens(DIM), x)
     check_layer(SequencePooling(2), (5, 7, 6), has_weights=False)
+
+
+def test_quotient_remainder_reads_a_product():
+    schema = Schema([Categorical("a", 23, quotient_remainder=5), Categorical("b", 7), Sequence("s", 3, table="a", target="a")], ["y"])
+    layer = FeatureEmbedding(schema, DIM, initializer="random_normal", name="embedding")
+    x = {"a": np.array([2, 22, 7, 12]), "b": np.array([1, 4, 6, 2]), "s": np.array([[2, 22, 0], [7, 0, 0], [21, 20, 19], [1, 2, 3]])}
+    out = layer(x)
+    assert [tuple(v.shape) for v in layer.variables] == [(5 + 5 + 7, DIM)]  # 5 remainders, ceil(23 / 5) quotients, 7 rows of b
+    stored = keras.ops.convert_to_numpy(layer.variables[0])
+    for row, i in enumerate(x["a"]):
+        expected = stored[i % 5] * stored[5 + i // 5]
+        np.testing.assert_allclose(out["fields"][row, 0], expected, rtol=1e-6)
+        np.testing.assert_allclose(out["targets"]["history"][row], expected, rtol=1e-6)
+        np.testing.assert_allclose(out["fields"][row, 1], stored[10 + x["b"][row]], rtol=1e-6)
+        for step, event in enumerate(x["s"][row]):
+            product = stored[event % 5] * stored[5 + event // 5] * (event != 0)
+            np.testing.assert_allclose(out["sequences"]["history"][row, step], product, rtol=1e-6)
+    table = layer.rows("a")
+    assert table.shape == (23, DIM) and len(np.unique(table[1:].round(9), axis=0)) == 22  # distinct ids stay distinct
+    np.testing.assert_allclose(table[22], stored[2] * stored[9], rtol=1e-6)
+
+
+def test_a_table_smaller_than_its_buckets_is_not_compressed():
+    layer = FeatureEmbedding(Schema([Categorical("a", 5, quotient_remainder=7)], ["y"]), DIM)
+    layer.build(None)
+    assert tuple(layer.variables[0].shape) == (5, DIM)
+
+
+def test_large_tables_are_filled_in_parts_that_differ(monkeypatch):
+    from keras_ctr.layers import embedding_storage
+
+    monkeypatch.setattr(embedding_storage, "_CHUNK", 11)
+    schema = Schema([Categorical("a", 61), Categorical("b", 17, embedding_initializer="glorot_uniform"), Categorical("c", 13)], ["y"])
+    for seed in (None, 7):
+        layer = FeatureEmbedding(schema, DIM, initializer=keras.initializers.RandomNormal(stddev=0.5, seed=seed))
+        layer.build(None)
+        a = layer.rows("a")
+        assert (a[0] == 0).all() and (layer.rows("b")[0] == 0).all() and (layer.rows("c")[0] == 0).all()
+        assert len(np.unique(a[1:].round(7), axis=0)) == 60
+        assert 0.3 < a.std() < 0.7
+        assert np.abs(layer.rows("b")).max() <= (6 / (17 + DIM)) ** 0.5  # drawn at once: its limit depends on the table's shape
+
+
+def test_kept_rows_are_found_through_the_index():
+    schema = Schema([Categorical("a", 7), Categorical("b", 5)], ["y"])
+    whole, pruned = FeatureEmbedding(schema, DIM), FeatureEmbedding(schema, DIM, kept_rows={str(DIM): 4})
+    x = {"a": np.arange(1, 7), "b": np.array([1, 2, 3, 4, 1, 2])}
+    whole(x), pruned(x)
+    values = np.zeros((12, DIM), "float32")
+    kept = [3, 6, 8]
+    values[kept] = np.arange(1, 10).reshape(3, 3)
+    whole.variables[0].assign(values)
+    index = np.zeros(12, "int32")
+    index[kept] = [1, 2, 3]
+    by_name = {v.name: v for v in pruned.variables}
+    by_name["table"].assign(values[[0, *kept]])
+    by_name[f"row_index_{DIM}"].assign(index)
+    np.testing.assert_array_equal(whole(x)["fields"], pruned(x)["fields"])
+    np.testing.assert_array_equal(whole.rows("b"), pruned.rows("b"))
+    assert not pruned.trainable_variables
+    clone = FeatureEmbedding.from_config(pruned.get_config())
+    assert clone.kept_rows == {str(DIM): 4}
+    with pytest.raises(ValueError, match="kept_rows names the width '9'"):
+        FeatureEmbedding(schema, DIM, kept_rows={"9": 4})
+
+
+def test_tables_are_marked_for_row_sparse_optimizers():
+    layer = FeatureEmbedding(mixed_schema(), DIM)
+    layer.build(None)
+    assert [v.name for v in layer.variables if getattr(v, "row_sparse", False)] == ["table", "table_2"]

@@ -1,0 +1,155 @@
+"""How a row-sparse optimizer applies `tf.IndexedSlices` on TensorFlow, on one device or several."""
+
+import contextlib
+import warnings
+
+import tensorflow as tf
+
+
+def sum_duplicates(gradient):
+    """Returns an `IndexedSlices` in which every row stands once, with the sum of its gradients; dense gradients as they are."""
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    rows, position = tf.unique(gradient.indices)  # (U,), (N,)
+    values = tf.math.unsorted_segment_sum(gradient.values, position, tf.size(rows))  # (U, D)
+    return tf.IndexedSlices(values, rows, gradient.dense_shape)
+
+
+def map_values(function, gradient):
+    """Applies an elementwise function with f(0) = 0 to a gradient."""
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.IndexedSlices(function(gradient.values), gradient.indices, gradient.dense_shape)
+    return function(gradient)
+
+
+def values_of(gradient):
+    """Returns the tensor that holds the nonzero elements of a gradient whose rows are distinct."""
+    return gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+
+
+def is_sparse(gradient):
+    """Returns whether a gradient is an `IndexedSlices`."""
+    return isinstance(gradient, tf.IndexedSlices)
+
+
+class RowUpdates:
+    """The TensorFlow side of `RowSparseOptimizer`; stands before `keras.optimizers.Optimizer` in its bases."""
+
+    def apply(self, grads, trainable_variables=None):
+        """Applies gradients, dense or sparse, one a variable."""
+        grads = list(grads)
+        scale = self.loss_scale_factor
+        if scale is None or not any(is_sparse(g) for g in grads):
+            return super().apply(grads, trainable_variables)
+        # Keras divides gradients by the scale as tensors, which would make them dense.
+        grads = [g if g is None else map_values(lambda x: x / tf.cast(scale, x.dtype), g) for g in grads]
+        self.loss_scale_factor = None
+        try:
+            return super().apply(grads, trainable_variables)
+        finally:
+            self.loss_scale_factor = scale
+
+    def _backend_apply_gradients(self, grads, trainable_variables):
+        self._check_gradients(grads, trainable_variables)
+        if self.use_ema or self.gradient_accumulation_steps:
+            return super()._backend_apply_gradients(grads, trainable_variables)
+        variables = [getattr(v, "value", v) for v in trainable_variables]
+        # Replicas are summed first: clipping their parts one by one would not be clipping the gradient.
+        pairs = self._all_reduce_sum_gradients(list(zip(grads, variables, strict=True)))
+        summed = self._clip_gradients([sum_duplicates(gradient) for gradient, _ in pairs])
+        tf.__internal__.distribute.interim.maybe_merge_call(
+            self._distributed_tf_update_step,
+            self._distribution_strategy,
+            list(zip(summed, variables, strict=True)),
+            self.learning_rate,
+        )
+
+    def _check_gradients(self, grads, variables):
+        for gradient, variable in zip(grads, variables, strict=True):
+            name = getattr(variable, "path", getattr(variable, "name", "?"))
+            if is_sparse(gradient):
+                for option in ("use_ema", "gradient_accumulation_steps"):
+                    if getattr(self, option):
+                        raise ValueError(
+                            f"{type(self).__name__}: {option} is not supported for variable '{name}', whose gradient is sparse: it would "
+                            f"rewrite the whole table each step. Leave {option} out, or set it on the optimizer of the dense variables "
+                            "alone (keras.optimizers.MultiOptimizer)"
+                        )
+            elif getattr(variable, "row_sparse", False) and gradient is not None:
+                warnings.warn(
+                    f"{type(self).__name__}: embedding table '{name}' has a dense gradient, so this step rewrites all of its rows. A "
+                    "regularizer on the whole table or keras.optimizers.LossScaleOptimizer does that; use embedding_l2, and "
+                    "keras_ctr.optimizers.LossScaleOptimizer",
+                    stacklevel=2,
+                )
+
+    def _distributed_tf_update_step(self, distribution, grads_and_vars, learning_rate):
+        for gradient, variable in grads_and_vars:
+            slots = [slot.value for slot in self.slots_of(variable)]  # as arguments, so that each device gets its own copies
+            arguments = (gradient, learning_rate, *slots)
+            distribution.extended.update(variable, self._update_on_device, args=arguments, group=False)
+
+    def _update_on_device(self, variable, gradient, learning_rate, *slots):
+        dtype = variable.dtype
+        learning_rate = tf.cast(learning_rate, dtype)
+        step = tf.cast(self.iterations + 1, dtype)
+        if not is_sparse(gradient):
+            value = self.decayed(tf.convert_to_tensor(variable), learning_rate, variable)
+            current = [tf.convert_to_tensor(slot) for slot in slots]
+            new, new_slots = self.rule(tf.cast(gradient, dtype), value, current, learning_rate, step)
+            variable.assign(new)
+            for slot, new_slot in zip(slots, new_slots, strict=True):
+                slot.assign(new_slot)
+            return
+        rows = gradient.indices
+        # Gathers from the variables themselves: reading one as a tensor would copy the table at the next scatter.
+        value = self.decayed(tf.gather(variable, rows), learning_rate, variable)
+        current = [tf.gather(slot, rows) for slot in slots]
+        self.before_rows(variable)
+        new, new_slots = self.rule(tf.cast(gradient.values, dtype), value, current, learning_rate, step)
+        for target, new_rows in zip((variable, *slots), (new, *new_slots), strict=True):
+            tf.raw_ops.ResourceScatterUpdate(resource=target.handle, indices=rows, updates=new_rows)
+
+    def before_rows(self, variable):
+        """Hook: called before the rows of a variable are updated."""
+
+    def slot_scope(self):
+        """Slots are created outside of graphs: inside one, their initial values would take as much memory again."""
+        if tf.executing_eagerly() or tf.distribute.has_strategy():
+            return contextlib.nullcontext()
+        return tf.init_scope()
+
+    def prepare_rows(self, slots):
+        """Tells TensorFlow that rows of these variables will be written, which it otherwise finds out in the first step.
+
+        If anything holds the buffer then, it copies the whole variable; now nothing does.
+        """
+        if not tf.executing_eagerly():
+            return
+        for slot in slots:
+            for variable in getattr(slot.value, "values", (slot.value,)):  # the copies of a MirroredVariable
+                with tf.device(variable.device):
+                    nothing = tf.zeros((0, *variable.shape[1:]), variable.dtype)
+                    tf.raw_ops.ResourceScatterUpdate(resource=variable.handle, indices=tf.zeros((0,), "int32"), updates=nothing)
+
+    def add_row_slot(self, variable, name, initializer):
+        """Adds a slot with one value a row of `variable`, on its device."""
+        with self._distribution_strategy.extended.colocate_vars_with(variable.value):
+            return super().add_row_slot(variable, name, initializer)
+
+    def _clip_gradients(self, grads):
+        """Clips gradients whose rows are distinct; the norm of a sparse gradient is that of its rows."""
+        if self.clipvalue:
+            return [map_values(lambda x: tf.clip_by_value(x, -self.clipvalue, self.clipvalue), g) for g in grads]
+        if self.clipnorm:
+            return [self._shrink(g, tf.norm(values_of(g)), self.clipnorm) for g in grads]
+        if self.global_clipnorm:
+            norm = tf.sqrt(sum(tf.reduce_sum(tf.square(tf.cast(values_of(g), "float32"))) for g in grads))
+            return [self._shrink(g, norm, self.global_clipnorm) for g in grads]
+        return grads
+
+    @staticmethod
+    def _shrink(gradient, norm, limit):
+        # A norm that is not finite makes every element NaN: a diverged step must not pass for a clipped one.
+        scale = limit / tf.maximum(norm, limit) + (norm - norm)
+        return map_values(lambda x: x * tf.cast(scale, x.dtype), gradient)
