@@ -31,7 +31,7 @@ class FeatureEmbedding(keras.Layer):
         embedding_l2: Weight of `sum(rows^2) / B` over the rows gathered in a step, added to the loss: an L2 penalty that costs
             O(batch), not O(vocabulary). A row counts as often as the batch holds it.
         kept_rows: `{width: rows}` of fused tables of which only that many rows are stored, found through an index of all rows
-            (`keras_ctr.tables.prune_zero_rows` makes such layers); these tables are not trained.
+            (`keras_ctr.pruning.prune_zero_rows` makes such layers); these tables are not trained.
 
     Call arguments:
         inputs: Dict with every feature of the schema: fields `(B,)` int, numerics `(B,)` float, sequences `(B, T)` int, padded with 0.

@@ -24,6 +24,7 @@ def DCNv2(
     dropout=0.0,
     batch_norm=False,
     hidden_activation="relu",
+    numeric="raw",
     embedding_l2=0.0,
     activation="sigmoid",
     name="dcn_v2",
@@ -47,6 +48,8 @@ def DCNv2(
         dropout: Share of hidden units dropped in training.
         batch_norm: Whether to normalise before each hidden activation.
         hidden_activation: Activation of the hidden layers.
+        numeric: How numerics that are not binned enter: `"raw"`, the numbers as they are; `"scale_embedding"`, one D-wide token `v w` each;
+            `"dense_projection"`, one D-wide token for all (`kind` of `layers.NumericTokens`).
         embedding_l2: Weight of the L2 penalty on the rows of a batch, see `layers.FeatureEmbedding`.
         activation: `"sigmoid"` for probabilities, None for logits.
         name: Name of the model.
@@ -66,7 +69,7 @@ def DCNv2(
 
     inputs = build_inputs(schema)
     features = layers.FeatureEmbedding(schema, embedding_dim, embedding_l2=embedding_l2, name="embedding")(inputs)
-    flat = flat_features(features, schema)  # (B, N0)
+    flat = flat_features(features, schema, embedding_dim, numeric=numeric)  # (B, N0)
     cross = layers.CrossNetwork(num_cross_layers, parameterization=parameterization, rank=rank, num_experts=num_experts, name="cross")
     crossed = cross(flat)  # (B, N0)
     heads = {

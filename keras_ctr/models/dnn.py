@@ -15,13 +15,15 @@ def DNN(
     dropout=0.0,
     batch_norm=False,
     hidden_activation="relu",
+    numeric="raw",
     embedding_l2=0.0,
     activation="sigmoid",
     name="dnn",
 ):
     """Deep neural network on concatenated embeddings (Covington et al., RecSys 2016).
 
-    `logit = MLP([vec(E) || numerics || mean-pooled sequences])`. Parameters beside the tables: those of the MLP on N0 = F D + N + M D.
+    `logit = MLP([vec(E) || numerics || mean-pooled sequences])`. Parameters beside the tables: those of the MLP on N0 = F D + N + M D
+    inputs (N D or D instead of N, and N D more parameters, if `numeric` makes tokens).
 
     Args:
         schema: The fitted `Schema`.
@@ -30,6 +32,8 @@ def DNN(
         dropout: Share of hidden units dropped in training.
         batch_norm: Whether to normalise before each hidden activation.
         hidden_activation: Activation of the hidden layers.
+        numeric: How numerics that are not binned enter: `"raw"`, the numbers as they are; `"scale_embedding"`, one D-wide token `v w` each;
+            `"dense_projection"`, one D-wide token for all (`kind` of `layers.NumericTokens`).
         embedding_l2: Weight of the L2 penalty on the rows of a batch, see `layers.FeatureEmbedding`.
         activation: `"sigmoid"` for probabilities, None for logits.
         name: Name of the model.
@@ -43,6 +47,6 @@ def DNN(
     """
     inputs = build_inputs(schema)
     features = layers.FeatureEmbedding(schema, embedding_dim, embedding_l2=embedding_l2, name="embedding")(inputs)
-    flat = flat_features(features, schema)  # (B, N0)
+    flat = flat_features(features, schema, embedding_dim, numeric=numeric)  # (B, N0)
     deep = layers.MLP(hidden_units, activation=hidden_activation, dropout=dropout, batch_norm=batch_norm, name="mlp")(flat)
     return CTRModel(inputs, predictions(logits(deep, schema), schema, activation), name=name)
