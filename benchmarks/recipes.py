@@ -5,8 +5,8 @@ first epoch or two and overfits the ids from then on, so training stops at the f
 which that was the second in every trial, train for one.
 """
 
-FIELDS = {"sequences": False, "batch_size": 512, "epochs": 6, "patience": 0}
-HISTORIES = {"sequences": True, "batch_size": 512, "epochs": 1, "patience": 0}
+FIELDS = {"optimizer": "adam", "sequences": False, "batch_size": 512, "epochs": 6, "patience": 0}
+HISTORIES = {"optimizer": "adam", "sequences": True, "batch_size": 512, "epochs": 1, "patience": 0}
 
 RECIPES = {
     "LR": {"model": "LR", **FIELDS, "learning_rate": 5e-3, "epochs": 15},

@@ -22,7 +22,7 @@ import numpy as np
 
 import keras_ctr
 from benchmarks.arrays import load_arrays
-from keras_ctr import metrics
+from keras_ctr import metrics, optimizers
 from keras_ctr.callbacks import RankingMetrics
 from keras_ctr.schema import META_GROUP
 
@@ -33,11 +33,27 @@ DEFAULTS = {
     "features": None,
     "learning_rate": 1e-3,
     "weight_decay": 0.0,
+    "optimizer": "adam",
+    "optimizer_arguments": {},
     "batch_size": 1024,
     "epochs": 20,
     "patience": 2,
     "dtype": "float32",
 }
+
+
+def optimizer_of(config):
+    """Returns Keras' Adam, or the recipe or class of `keras_ctr.optimizers` that a configuration names."""
+    if config["optimizer"] == "adam":
+        return keras.optimizers.Adam(config["learning_rate"], weight_decay=config["weight_decay"] or None)
+    rate = {"learning_rate": config["learning_rate"]} if config["learning_rate"] is not None else {}
+    return getattr(optimizers, config["optimizer"])(**rate, **config["optimizer_arguments"])
+
+
+def zero_rows(model):
+    """Returns the share of the tables' rows, padding and never-seen ids included, that are zero in every element."""
+    tables = [keras.ops.convert_to_numpy(v) for v in model.variables if getattr(v, "row_sparse", False)]
+    return float(sum((~t.any(axis=1)).sum() for t in tables) / sum(len(t) for t in tables))
 
 
 def run(config, seed, schema, rates, splits, evaluate=("validation", "test")):
@@ -49,8 +65,7 @@ def run(config, seed, schema, rates, splits, evaluate=("validation", "test")):
     schema = schema.select(features=config["features"], labels=config["labels"])
     schema = schema if config["sequences"] else schema.without_sequences()
     model = keras_ctr.get_model(config["model"], schema, **config["arguments"])
-    optimizer = keras.optimizers.Adam(config["learning_rate"], weight_decay=config["weight_decay"] or None)
-    model.compile(optimizer, "binary_crossentropy")
+    model.compile(optimizer_of(config), "binary_crossentropy")
     keys = (*schema.feature_names, META_GROUP)
     data = {s: ({k: x[k] for k in keys if k in x}, {label: y[label] for label in schema.label_names}) for s, (x, y) in splits.items()}
     base_rate = {label: rates[label] for label in schema.label_names}
@@ -68,6 +83,7 @@ def run(config, seed, schema, rates, splits, evaluate=("validation", "test")):
     out["best_epoch"] = int(np.argmax(history.history["val_auc"])) + 1
     out["val_auc"] = [round(float(v), 5) for v in history.history["val_auc"]]
     out["parameters"] = int(model.count_params())
+    out["zero_rows"] = round(zero_rows(model), 5)
     for split in evaluate:
         x, y = data[split]
         predicted = {label: [] for label in schema.label_names}
@@ -130,7 +146,7 @@ def main():
         gauc = round(result["validation"].get(first, next(iter(result["validation"].values())))["gauc"], 4)
         print(
             f"[{index + 1}/{len(todo)}] {config['name']} seed {seed}: {shown} gauc {gauc} best epoch {result['best_epoch']} "
-            f"{result['val_auc']} {result['seconds']} s, left {left / 60:.1f} min",
+            f"{result['val_auc']} zero rows {result['zero_rows']:.3f} {result['seconds']} s, left {left / 60:.1f} min",
             flush=True,
         )
     for label in schema.label_names:

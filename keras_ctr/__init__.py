@@ -13,7 +13,21 @@ from keras_ctr.schema import Categorical, Label, Numeric, Schema, SchemaError, S
 
 __version__ = "0.1.0"
 
-_ROOMS = ("backend", "callbacks", "data", "datasets", "layers", "metrics", "models", "optimizers", "schema", "serving")
+_ROOMS = (
+    "backend",
+    "callbacks",
+    "data",
+    "datasets",
+    "distribution",
+    "layers",
+    "metrics",
+    "models",
+    "optimizers",
+    "pruning",
+    "schema",
+    "serving",
+    "tables",
+)
 _REGISTRY = ("get_model", "list_models")
 
 __all__ = ["Categorical", "Label", "Numeric", "Schema", "SchemaError", "Sequence", *_ROOMS, *_REGISTRY]

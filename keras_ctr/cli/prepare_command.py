@@ -20,6 +20,14 @@ from keras_ctr.cli.main import show
 @click.option("--exclude", multiple=True, help="Column to leave out, such as an outcome known only afterwards; may be repeated.")
 @click.option("--schema", type=click.Path(exists=True, dir_okay=False), help="An edited schema file instead of inferring one.")
 @click.option("--schema-only", is_flag=True, help="Only infer the schema and write it to --out, to be edited and given back by --schema.")
+@click.option(
+    "--extend",
+    type=click.Path(exists=True, file_okay=False),
+    help="Earlier data set or run whose schema and vocabularies go on: old values keep their ids, new ones are appended.",
+)
+@click.option(
+    "--evict-after", type=click.IntRange(1), help="With --extend: drop values that this many preparations in a row did not train on."
+)
 @click.option("--split", help="'time', 'random' or a column that names the split.  [default: time if there is a time column]")
 @click.option("--fractions", default="0.8,0.1,0.1", show_default=True, help="Shares of train, validation and test.")
 @click.option("--columns", help="Column names, comma separated, of a text file without a header.")
@@ -38,6 +46,7 @@ def command(sources, dataset, raw, out, labels, schema, schema_only, overwrite, 
     keras-ctr prepare --csv log.csv --label click --user uid --item iid --time ts --out data/
     keras-ctr prepare --csv log.csv --label click --schema-only --out schema.json
     keras-ctr prepare --dataset kuairand --out data/
+    keras-ctr prepare --csv next.csv --extend data/ --evict-after 30 --out data2/
     """
     from pathlib import Path
 
@@ -48,8 +57,9 @@ def command(sources, dataset, raw, out, labels, schema, schema_only, overwrite, 
     unused = [name for name in ("user", "item", "time", "history", "exclude", "split", "columns", "delimiter") if dataset and given[name]]
     if unused:
         raise click.UsageError(f"--{unused[0]} goes with --csv: the data set '{dataset}' brings its own")
+    _check_extension(given, {"dataset": dataset, "label": labels, "schema": schema, "schema-only": schema_only})
     fitted = Schema.load(schema) if schema else None
-    if not dataset and not labels and fitted is None:
+    if not dataset and not labels and fitted is None and not given["extend"]:
         raise click.UsageError("--label is missing: the column to predict")
     columns = given.pop("columns")
     reading = {"column_names": columns.split(",") if columns else None, "delimiter": given.pop("delimiter")}
@@ -69,6 +79,20 @@ def command(sources, dataset, raw, out, labels, schema, schema_only, overwrite, 
         else:
             data = _own(sources, out, labels, fitted, given, {**options_, **reading})
     show(_summary(data), as_json)
+
+
+def _check_extension(given, others):
+    """Refuses options that --extend would ignore, and --evict-after without it."""
+    if given["extend"] is None:
+        if given["evict_after"] is not None:
+            raise click.UsageError("--evict-after goes with --extend: only values of an earlier vocabulary can be dropped")
+        return
+    lengths = click.get_current_context().get_parameter_source("history_length")
+    if lengths is not click.core.ParameterSource.DEFAULT:
+        others["history-length"] = True
+    used = [name for name in others if others[name]] + [name for name in ("item", "history", "exclude") if given[name]]
+    if used:
+        raise click.UsageError(f"--{used[0]} does not go with --extend: schema and labels are those of {given['extend']}")
 
 
 def _write_schema(sources, out, labels, given, reading, overwrite, as_json):
@@ -113,5 +137,6 @@ def _summary(data):
         "splits": splits,
         "features": len(data.schema.feature_names),
         "embedding rows": sum(t.vocabulary_size for t in data.schema.tables.values()),
+        **({"vocabularies": report["growth"]["tables"]} if "growth" in report else {}),
         "notes": report.get("notes", []),
     }

@@ -1,5 +1,6 @@
 """Run folders: one training with its configuration, model, schema, vocabularies and metrics, whole or not there."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 import keras_ctr
 import keras_ctr.models  # registers the layers that a saved model holds
-from keras_ctr import metrics
+from keras_ctr import distribution, metrics, optimizers, tables
 from keras_ctr.callbacks import RankingMetrics
 from keras_ctr.cli.progress import TrainingProgress
 from keras_ctr.data import load_vocabularies, make_dataset, save_vocabularies
@@ -32,7 +34,12 @@ class RunConfig:
         arguments: Its keyword arguments.
         labels: Labels to train on; empty for all of the data set's.
         sequences: Whether the model sees the behaviour sequences.
-        optimizer, learning_rate: A Keras optimizer by name and its learning rate.
+        optimizer: A recipe (`"default"`, `"dynint"`, `"wide_deep"`) or class of `keras_ctr.optimizers`, or a Keras optimizer, by name.
+        learning_rate: Its learning rate, None for its own default.
+        optimizer_arguments: Its other arguments.
+        dtype: Keras dtype policy: `"float32"`, or `"mixed_bfloat16"` on processors and GPUs that have it.
+        strategy: `"none"`, or `"mirrored"` for all GPUs of the machine (`keras_ctr.distribution`).
+        devices: Devices of the strategy, 0 for all; without GPUs the processor is split into so many.
         batch_size: Rows a step.
         epochs: Most epochs.
         patience: Epochs without a better `monitor` before training stops; the best weights are restored.
@@ -44,8 +51,12 @@ class RunConfig:
     arguments: dict = field(default_factory=dict)
     labels: tuple = ()
     sequences: bool = True
-    optimizer: str = "adam"
-    learning_rate: float = 1e-3
+    optimizer: str = "default"
+    learning_rate: float | None = 1e-3
+    optimizer_arguments: dict = field(default_factory=dict)
+    dtype: str = "float32"
+    strategy: str = "none"
+    devices: int = 0
     batch_size: int = 1024
     epochs: int = 20
     patience: int = 2
@@ -66,11 +77,52 @@ class RunConfig:
         return cls(**{k: tuple(v) if k == "labels" else v for k, v in values.items()})
 
 
+def optimizer_of(config):
+    """Returns the optimizer of a configuration.
+
+    Raises:
+        ValueError: On an unknown name, with the nearest known one, or on arguments that it does not take.
+    """
+    known = {name.lower(): name for name in optimizers.__all__ if callable(getattr(optimizers, name)) and name != "RowSparseOptimizer"}
+    kera = {name.lower(): name for name in dir(keras.optimizers) if isinstance(getattr(keras.optimizers, name), type)}
+    name = config.optimizer.lower()
+    arguments = {"learning_rate": config.learning_rate} if config.learning_rate is not None else {}
+    if name == "wide_deep" and arguments:  # the one recipe with two rates and no common one
+        arguments = {"deep_learning_rate": config.learning_rate}
+    # A name that both have ("adagrad") is Keras' in lower case, as everywhere in Keras, and ours as it is written here.
+    if config.optimizer in known.values() or (name in known and name not in kera):
+        make = getattr(optimizers, known[name])
+    elif name in kera:
+        make = getattr(keras.optimizers, kera[name])
+    else:
+        choices = sorted({*known.values(), *kera.values()})
+        raise ValueError(f"no optimizer '{config.optimizer}'{nearest(config.optimizer, choices)}; optimizers: {', '.join(choices)}")
+    try:
+        return make(**{**arguments, **config.optimizer_arguments})
+    except TypeError as error:
+        raise ValueError(f"optimizer '{config.optimizer}': {error}") from error
+
+
+def strategy_of(config):
+    """Returns the `tf.distribute.Strategy` of a configuration, or None.
+
+    Raises:
+        ValueError: On an unknown strategy, or fewer devices than asked for.
+    """
+    if config.strategy == "none":
+        return None
+    if config.strategy != "mirrored":
+        raise ValueError(f"strategy must be 'none' or 'mirrored', got '{config.strategy}'")
+    if config.devices and not tf.config.list_physical_devices("GPU"):
+        distribution.logical_cpus(config.devices)
+    return distribution.mirrored(config.devices or None)
+
+
 def build(config, schema):
     """Returns the compiled model of a configuration."""
+    keras.config.set_dtype_policy(config.dtype)
     model = keras_ctr.get_model(config.model, schema, **config.arguments)
-    optimizer = keras.optimizers.get({"class_name": config.optimizer, "config": {"learning_rate": config.learning_rate}})
-    model.compile(optimizer, "binary_crossentropy")
+    model.compile(optimizer_of(config), "binary_crossentropy")
     return model
 
 
@@ -80,8 +132,14 @@ def run_schema(data, config):
     return schema if config.sequences else schema.without_sequences()
 
 
-def train(data, config, *, progress=None, description=None):
+def train(data, config, *, model=None, progress=None, description=None):
     """Trains a model with early stopping on the validation split.
+
+    Args:
+        data: `PreparedData` with the splits `train` and `validation`.
+        config: `RunConfig`.
+        model: A compiled model that goes on, with its optimizer's state (`load_to_go_on`); None builds one.
+        progress, description: Progress bars, and the text before the bar.
 
     Returns:
         `(model, history, seconds)`: the model with its best weights, `{name: [value per epoch]}`, and the seconds of `fit`.
@@ -94,9 +152,13 @@ def train(data, config, *, progress=None, description=None):
             raise ValueError(f"{data.path}: training needs a '{split}' split; there are: {', '.join(data.splits)}")
     keras.utils.set_random_seed(config.seed)
     schema = run_schema(data, config)
-    model = build(config, schema)
+    strategy = strategy_of(config)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        model = build(config, schema) if model is None else model
     options = {"batch_size": config.batch_size, "features": schema.feature_names, "labels": schema.label_names}
     training = make_dataset(data, "train", shuffle=True, seed=config.seed, cache=True, **options)
+    if strategy:
+        training = distribution.equal_batches(training, strategy)
     validation = make_dataset(data, "validation", cache=True, **{**options, "batch_size": 4 * config.batch_size})
     steps = -(-data.num_rows("train") // config.batch_size)
     base_rate = {label: data.label_rate("train")[label] for label in schema.label_names}
@@ -181,8 +243,45 @@ def save_run(path, model, data, config, history, results, *, overwrite=False):
     return path
 
 
-def load_run(path):
-    """Returns `(model, schema, vocabularies, configuration dict)` of a run folder.
+def config_of(document):
+    """Returns the `RunConfig` in a run's config.json, which also says where the run came from."""
+    known = {f.name for f in dataclasses.fields(RunConfig)}
+    return RunConfig.from_dict({key: value for key, value in document.items() if key in known})
+
+
+def load_to_go_on(path, data, **changes):
+    """Returns `(model with its optimizer's state, RunConfig)` of a run whose training goes on with a data set.
+
+    Args:
+        path: The run folder.
+        data: `PreparedData` of the run's schema and vocabularies.
+        **changes: Fields of the configuration that are to be others; `learning_rate` is set in the optimizer.
+
+    Raises:
+        ValueError: If schema or vocabularies are not the run's, naming the table; if the learning rate cannot be set.
+    """
+    document = _documents(path)
+    config = dataclasses.replace(config_of(document), **changes)
+    strategy = strategy_of(config)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        model, schema, vocabularies, _ = load_run(path)
+    if model.optimizer is None:
+        raise ValueError(f"{path} holds a model that was not compiled: its training cannot go on")
+    tables.check_schemas(schema, run_schema(data, config))
+    for name, table in schema.tables.items():
+        same = data.schema.tables[name].vocabulary_size == table.vocabulary_size
+        if not same or vocabularies.get(name) != data.vocabularies.get(name):
+            advice = f"carry the run over with 'keras-ctr adapt {path} {data.path} --out ...' and go on from there"
+            raise ValueError(f"table '{name}' of {data.path} has another vocabulary than {path}: {advice}")
+    if "learning_rate" in changes:
+        if isinstance(model.optimizer, keras.optimizers.MultiOptimizer):
+            raise ValueError("--learning-rate does not go with --from: the run has an optimizer of several parts")
+        model.optimizer.learning_rate = config.learning_rate
+    return model, config
+
+
+def _documents(path):
+    """Returns the configuration document of a run folder.
 
     Raises:
         FileNotFoundError: If the folder is no run, naming what is missing.
@@ -191,5 +290,15 @@ def load_run(path):
     for name in (CONFIG, MODEL, SCHEMA):
         if not (path / name).exists():
             raise FileNotFoundError(f"{path} is no run folder: {name} is missing; a run is made by 'keras-ctr train'")
+    return json.loads((path / CONFIG).read_text(encoding="utf-8"))
+
+
+def load_run(path):
+    """Returns `(model, schema, vocabularies, configuration dict)` of a run folder.
+
+    Raises:
+        FileNotFoundError: If the folder is no run, naming what is missing.
+    """
+    path, document = Path(path), _documents(path)
     model = keras.saving.load_model(path / MODEL)
-    return model, Schema.load(path / SCHEMA), load_vocabularies(path), json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    return model, Schema.load(path / SCHEMA), load_vocabularies(path), document

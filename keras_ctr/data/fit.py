@@ -9,6 +9,7 @@ from keras_ctr.data.arrow import pc
 from keras_ctr.data.columns import MISSING_INT, EncodingError, as_floats, as_lists, as_values, check_columns, get_column
 from keras_ctr.data.transforms import RunningStatistics, logarithm
 from keras_ctr.data.vocabulary import Vocabulary, VocabularyBuilder
+from keras_ctr.data.vocabulary_age import Earlier, check_evict_after, grow
 from keras_ctr.schema import Schema, SchemaError, Sequence
 
 __all__ = ["SchemaFitter", "fit_schema"]
@@ -25,15 +26,34 @@ class SchemaFitter:
         schema: The schema to fit.
         min_count, capacity: Limits of tables that do not give their own: see `VocabularyBuilder`.
         vocabularies: `{table name: Vocabulary}` that are taken as they are.
+        extend: `Earlier` whose schema this is: its vocabularies grow by what is seen, except those that stand in the schema itself.
+        evict_after: Preparations in a row without a value after which it loses its id (`grow`); None keeps all.
 
     Attributes:
         num_rows: Rows seen.
+        growth: `{table name: TableGrowth}` of the tables that grew; known after `finish`.
 
     Raises:
         SchemaError: If a string table has a size and neither a vocabulary nor the freedom to get one.
+        ValueError: If `evict_after` is not positive, or there is nothing to extend.
     """
 
-    def __init__(self, schema: Schema, min_count: int = 1, capacity: int | None = None, *, vocabularies: dict | None = None):
+    def __init__(
+        self,
+        schema: Schema,
+        min_count: int = 1,
+        capacity: int | None = None,
+        *,
+        vocabularies: dict | None = None,
+        extend: Earlier | None = None,
+        evict_after: int | None = None,
+    ):
+        check_evict_after(evict_after, extend is not None)
+        self._earlier, self._evict_after, self.growth = extend, evict_after, {}
+        self._growing = set()
+        if extend is not None:
+            self._growing = {name for name in extend.vocabularies if schema.tables[name].vocabulary is None}
+            schema = _without_sizes(schema, self._growing)
         self.schema = schema
         self.num_rows = 0
         self._vocabularies, self._builders = {}, {}
@@ -93,7 +113,12 @@ class SchemaFitter:
         if self.is_needed and self.num_rows == 0:
             raise EncodingError("the training data has no rows to fit the schema on")
         for name, builder in self._builders.items():
-            self._vocabularies[name] = builder.build()
+            if name in self._growing:
+                earlier = self._earlier
+                self.growth[name] = grow(earlier.vocabularies[name], earlier.unseen.get(name), builder, self._evict_after)
+                self._vocabularies[name] = self.growth[name].vocabulary
+            else:
+                self._vocabularies[name] = builder.build()
             if builder.num_line_breaks:
                 warnings.warn(
                     f"table '{name}': {builder.num_line_breaks} values with a line break cannot be in a vocabulary and count as unknown",
@@ -122,6 +147,16 @@ class SchemaFitter:
             }
             for name, builder in self._builders.items()
         }
+
+
+def _without_sizes(schema, tables):
+    """Returns the schema with some tables' sizes open again."""
+    features = []
+    for feature in schema.features:
+        embedded = feature in schema.fields or feature in schema.sequences
+        opened = embedded and schema.table_of(feature).name in tables
+        features.append(dataclasses.replace(feature, vocabulary_size=None) if opened else feature)
+    return schema.replace(features=tuple(features))
 
 
 def fit_schema(batches, schema: Schema, min_count: int = 1, capacity: int | None = None, *, vocabularies: dict | None = None):

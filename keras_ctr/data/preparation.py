@@ -12,6 +12,7 @@ from keras_ctr.data.manifest import MANIFEST_FILE, SCHEMA_FILE, PreparedData, wr
 from keras_ctr.data.sources import count_rows, read_batches
 from keras_ctr.data.tfrecord import write_split
 from keras_ctr.data.vocabulary import save_vocabularies
+from keras_ctr.data.vocabulary_age import load_earlier, save_unseen
 from keras_ctr.schema import Schema, nearest
 
 __all__ = ["check_target", "prepare", "staged_folder"]
@@ -21,12 +22,14 @@ _TRAIN = "train"
 
 def prepare(
     splits: dict,
-    schema: Schema,
+    schema: Schema | None,
     output_dir,
     *,
     min_count: int = 1,
     capacity: int | None = None,
     vocabularies: dict | None = None,
+    extend=None,
+    evict_after: int | None = None,
     strict: bool = False,
     num_shards: int | None = 8,
     overwrite: bool = False,
@@ -44,11 +47,16 @@ def prepare(
 
     Args:
         splits: `{split name: source}`; a source is whatever `read_batches` reads. `"train"` must be among them unless the schema is fitted.
-        schema: The schema, fitted or not.
+        schema: The schema, fitted or not; None with `extend`.
         output_dir: Folder to create.
         min_count, capacity: Vocabulary limits of tables that do not give their own.
         vocabularies: `{table: Vocabulary}` to encode with instead of building them: those of an earlier preparation, with its schema,
             encode new data for its models.
+        extend: Folder of an earlier prepared data set, or of a run, to go on from: its schema with statistics and sizes, and its
+            vocabularies, in which old values keep their ids and new ones of `"train"` that reach `min_count` are appended. Vocabularies
+            that stand in the schema itself stay as they are.
+        evict_after: K >= 1, with `extend`: values that `"train"` lacked in K preparations in a row lose their ids, which then close up.
+            The counts are kept beside the vocabularies, whether or not K is given.
         strict: Whether infinite numbers and ids outside their table are errors; otherwise counted and taken as missing and unknown.
         num_shards: Files per split; None, and text whose number of rows is not known beforehand: one per 131,072 rows.
         overwrite: Whether a prepared data set that is there already is replaced (after the new one is complete).
@@ -59,15 +67,25 @@ def prepare(
 
     Returns:
         `PreparedData`. Its manifest holds, per split, rows, label rates, shards, and the encoder's counts under `report`; that of
-        `"train"` also what the vocabularies cover.
+        `"train"` also what the vocabularies cover and, with `extend`, per table how many values were kept, new and evicted (`growth`).
 
     Raises:
         FileExistsError: If `output_dir` exists and `overwrite` is False, or is no prepared data set.
         EncodingError: On data that does not fit; the message starts with the split.
         SchemaError, ValueError, FileNotFoundError: On a wrong schema or source.
     """
+    earlier, notes = None, list(notes)
+    if extend is not None:
+        if schema is not None or vocabularies is not None:
+            raise ValueError("extend brings the schema and vocabularies of the earlier preparation: pass schema=None and no vocabularies")
+        earlier = load_earlier(extend)
+        schema = earlier.schema
+        if earlier.is_run and evict_after is not None:
+            notes.append(f"{earlier.path} is a run, which keeps no counts of how long values were not seen: they start at 0 here")
+    elif schema is None:
+        raise ValueError("give a schema, or extend an earlier preparation")
     options = {"column_names": column_names, "delimiter": delimiter, "column_types": raw_types(schema)}
-    fitter = SchemaFitter(schema, min_count, capacity, vocabularies=vocabularies)
+    fitter = SchemaFitter(schema, min_count, capacity, vocabularies=vocabularies, extend=earlier, evict_after=evict_after)
     if not splits or (fitter.is_needed and _TRAIN not in splits):
         raise ValueError(f"splits must have '{_TRAIN}' to fit the schema on, got {sorted(splits)}{nearest(_TRAIN, splits)}")
     totals = {}
@@ -86,6 +104,7 @@ def prepare(
         fitted, vocabularies = fitter.finish()
         fitted.save(folder / SCHEMA_FILE)
         save_vocabularies(folder, vocabularies)
+        save_unseen(folder, {name: table.unseen for name, table in fitter.growth.items()})
         entries, reports = {}, {}
         for split, source in splits.items():
             encoder = Encoder(fitted, vocabularies, strict=strict)
@@ -96,10 +115,18 @@ def prepare(
             reports[split] = encoder.report.to_dict()
         if fitter.is_needed:
             reports[_TRAIN]["vocabularies"] = fitter.counts()
+        if earlier is not None:
+            tables = {name: {"kept": t.kept, "new": t.new, "evicted": t.evicted} for name, t in fitter.growth.items()}
+            reports[_first(splits)]["growth"] = {"from": os.fspath(earlier.path), "tables": tables}
         if notes:
-            reports[_TRAIN if _TRAIN in splits else next(iter(splits))]["notes"] = list(notes)
+            reports[_first(splits)]["notes"] = notes
         write_manifest(folder, entries, reports=reports)
     return PreparedData(output_dir)
+
+
+def _first(splits):
+    """Returns the split whose report holds what concerns the data set as a whole."""
+    return _TRAIN if _TRAIN in splits else next(iter(splits))
 
 
 @contextlib.contextmanager

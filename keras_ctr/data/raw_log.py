@@ -15,6 +15,7 @@ from keras_ctr.data.manifest import PreparedData
 from keras_ctr.data.preparation import check_target, prepare
 from keras_ctr.data.sources import count_rows, leaves, read_batches, source_columns
 from keras_ctr.data.splitting import ColumnSplitter, RandomSplitter, TimeSplitter
+from keras_ctr.data.vocabulary_age import check_evict_after, load_earlier
 from keras_ctr.schema import Schema, SchemaError
 
 __all__ = ["prepare_file"]
@@ -34,6 +35,8 @@ def prepare_file(
     fractions=(0.8, 0.1, 0.1),
     seed: int = 0,
     schema: Schema | None = None,
+    extend=None,
+    evict_after: int | None = None,
     history=None,
     history_length: int = 50,
     events: str | None = None,
@@ -69,6 +72,9 @@ def prepare_file(
         fractions: Shares of train, validation and test; 0 leaves one out.
         seed: Seed of the random split.
         schema: A schema to use, an edited one from `infer_schema`, say.
+        extend: Folder of an earlier prepared data set or run whose schema and vocabularies go on: see `prepare`. Histories are built from
+            the rows of this log alone, so a log that starts where the earlier one ended starts with empty histories.
+        evict_after: See `prepare`.
         history, history_length, exclude: See `infer_schema`.
         events: 0/1 column that says which rows go into histories; default: the first label.
         delay: See `build_histories`.
@@ -82,6 +88,12 @@ def prepare_file(
         EncodingError, SchemaError, ValueError, FileExistsError, FileNotFoundError: As `infer_schema`, `build_histories` and `prepare`.
     """
     check_target(output_dir, overwrite)
+    check_evict_after(evict_after, extend is not None)
+    if extend is not None:
+        if schema is not None or label is not None:
+            raise ValueError("extend brings the earlier preparation's schema and labels: give neither schema nor label")
+        extend = load_earlier(extend)
+        schema = extend.schema
     text = {"column_names": column_names, "delimiter": delimiter}
     present = source_columns(source, **text)
     split = split or ("time" if time or (schema and schema.time) else "random")
@@ -89,7 +101,7 @@ def prepare_file(
     notes = []
     if schema is None:
         if label is None:
-            raise ValueError("give the label column(s), or a schema")
+            raise ValueError("give the label column(s), a schema, or an earlier preparation to extend")
         exclude = [*exclude, *([split] if by_column else [])]
         check_columns(exclude, present, "the log")
         roles = {"label": label, "user": user, "item": item, "time": time, "history": history, "exclude": exclude}
@@ -128,7 +140,9 @@ def prepare_file(
         files = _write_splits(rows, splitter.names, schema, spill)
         splitter.check(files)
         options = {"min_count": min_count, "capacity": capacity, "strict": strict, "num_shards": num_shards, "overwrite": overwrite}
-        return prepare(files, schema, output_dir, progress=progress, batch_rows=batch_rows, notes=notes, **options)
+        going_on = {"extend": extend, "evict_after": evict_after}
+        schema = schema if extend is None else None
+        return prepare(files, schema, output_dir, progress=progress, batch_rows=batch_rows, notes=notes, **going_on, **options)
     finally:
         shutil.rmtree(spill, ignore_errors=True)
 

@@ -11,7 +11,7 @@ from keras_ctr.data.arrow import pa, pc
 from keras_ctr.data.columns import as_values, one_array
 from keras_ctr.schema import FIRST_ID, PADDING_ID, UNKNOWN_ID, Schema
 
-__all__ = ["Vocabulary", "VocabularyBuilder", "load_vocabularies", "save_vocabularies", "vocabulary_path"]
+__all__ = ["Vocabulary", "VocabularyBuilder", "load_vocabularies", "read_lines", "save_vocabularies", "vocabulary_path"]
 
 _LINE_BREAK = "[\n\r]"  # values are lines of a file, and TensorFlow's reader of such files drops every carriage return
 _WRITE_ROWS = 1 << 16
@@ -148,18 +148,29 @@ class Vocabulary:
         Raises:
             FileNotFoundError, ValueError: Naming the file.
         """
-        data = np.fromfile(path, np.uint8)
-        if len(data) and data[-1] != ord("\n"):
-            data = np.append(data, np.uint8(ord("\n")))
-        ends = np.flatnonzero(data == ord("\n"))
-        offsets = np.append(0, ends - np.arange(len(ends))).astype(np.int64)  # of the text without its line feeds
-        text = data[data != ord("\n")]
         try:
-            lines = pa.LargeStringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(text))
-            lines.validate(full=True)
+            lines = read_lines(path)
             return cls(lines if dtype == "string" else lines.cast(pa.int64()), dtype)
         except (ValueError, pa.ArrowException) as error:
             raise ValueError(f"{os.fspath(path)}: not a vocabulary of dtype {dtype!r}: {error}") from error
+
+
+def read_lines(path):
+    """Returns the lines of a UTF-8 text file as an Arrow array of strings, without a loop over them.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no UTF-8 text.
+    """
+    data = np.fromfile(path, np.uint8)
+    if len(data) and data[-1] != ord("\n"):
+        data = np.append(data, np.uint8(ord("\n")))
+    ends = np.flatnonzero(data == ord("\n"))
+    offsets = np.append(0, ends - np.arange(len(ends))).astype(np.int64)  # of the text without its line feeds
+    text = data[data != ord("\n")]
+    lines = pa.LargeStringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(text))
+    lines.validate(full=True)
+    return lines
 
 
 class VocabularyBuilder:
@@ -216,18 +227,36 @@ class VocabularyBuilder:
             self._parts = [merged.rename_columns({"count_sum": "count"}).select(["value", "count"])]
         self._gathered, self._merged = 0, sum(part.num_rows for part in self._parts)
 
-    def build(self) -> Vocabulary:
-        """Returns the vocabulary: values by falling count, equal counts by value; the same for every order and size of batches."""
+    def seen(self, vocabulary: Vocabulary) -> np.ndarray:
+        """Returns which values of a vocabulary the stream held at least once: (number of values,) bool."""
+        self._merge()
+        seen = np.zeros(vocabulary.size, bool)
+        for part in self._parts:
+            seen[vocabulary.lookup(part["value"])] = True
+        return seen[FIRST_ID:]
+
+    def build(self, start: Vocabulary | None = None) -> Vocabulary:
+        """Returns the vocabulary: values by falling count, equal counts by value; the same for every order and size of batches.
+
+        Args:
+            start: Vocabulary whose values come first and keep their ids, however often they were seen; the others follow while
+                `capacity` has room.
+        """
         self._merge()
         self.num_distinct = self._merged
+        start = Vocabulary([], self.dtype) if start is None else start
         if not self._parts:
-            return Vocabulary([], self.dtype)
-        table = self._parts[0].filter(pc.field("count") >= self.min_count)
+            return start
+        table = self._parts[0]
+        known = pa.array(start.lookup(table["value"]) >= FIRST_ID) if len(start) else None
+        covered = table["count"].filter(known) if known is not None else table["count"].slice(0, 0)
+        table = table.filter(pc.invert(known)) if known is not None else table
+        table = table.filter(pc.field("count") >= self.min_count)
         table = table.sort_by([("count", "descending"), ("value", "ascending")])
         if self.capacity is not None:
-            table = table.slice(0, self.capacity - FIRST_ID)
-        self.num_covered = pc.sum(table["count"]).as_py() or 0
-        return Vocabulary(table["value"], self.dtype)
+            table = table.slice(0, max(0, self.capacity - start.size))
+        self.num_covered = sum(pc.sum(counts).as_py() or 0 for counts in (covered, table["count"]))
+        return Vocabulary(pa.chunked_array([start.values, *table["value"].chunks]), self.dtype)
 
 
 def vocabulary_path(folder, table: str) -> Path:

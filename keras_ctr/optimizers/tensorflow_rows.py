@@ -35,6 +35,7 @@ def is_sparse(gradient):
 class RowUpdates:
     """The TensorFlow side of `RowSparseOptimizer`; stands before `keras.optimizers.Optimizer` in its bases."""
 
+    @tf.autograph.experimental.do_not_convert
     def apply(self, grads, trainable_variables=None):
         """Applies gradients, dense or sparse, one a variable."""
         grads = list(grads)
@@ -53,7 +54,7 @@ class RowUpdates:
         self._check_gradients(grads, trainable_variables)
         if self.use_ema or self.gradient_accumulation_steps:
             return super()._backend_apply_gradients(grads, trainable_variables)
-        variables = [getattr(v, "value", v) for v in trainable_variables]
+        variables = [v if isinstance(v, tf.Variable) else v.value for v in trainable_variables]
         # Replicas are summed first: clipping their parts one by one would not be clipping the gradient.
         pairs = self._all_reduce_sum_gradients(list(zip(grads, variables, strict=True)))
         summed = self._clip_gradients([sum_duplicates(gradient) for gradient, _ in pairs])
