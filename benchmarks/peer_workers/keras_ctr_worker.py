@@ -57,21 +57,41 @@ def make_model(name, sizes):
     return factory(make_schema(sizes, name), **arguments)
 
 
+def separate_tables(sizes):
+    """Builds DCN with one variable a field instead of one for all, the rest as `make_model("DCN", sizes)`."""
+    schema, size = make_schema(sizes, "DCN"), architectures.MODELS["DCN"]
+    inputs = keras_ctr.models.build_inputs(schema)
+    rows = []
+    for field in schema.fields:
+        layer = keras_ctr.layers.FeatureEmbedding(
+            schema.select(features=[field.name]), architectures.EMBEDDING_DIM, name=f"table_{field.name}"
+        )
+        rows.append(layer({field.name: inputs[field.name]})["fields"])
+    numeric = keras_ctr.layers.NumericTokens(architectures.EMBEDDING_DIM, kind="scale_embedding", name="numeric")
+    columns = [keras.layers.Reshape((1,))(inputs[f.name]) for f in schema.numerics]
+    tokens = keras.layers.Concatenate(axis=1)([*rows, numeric(keras.layers.Concatenate()(columns))])
+    flat = keras.layers.Flatten()(tokens)
+    crossed = keras_ctr.layers.CrossNetwork(size["cross_layers"], parameterization="vector", name="cross")(flat)
+    head = keras.layers.Concatenate()([crossed, keras_ctr.layers.MLP(size["hidden_units"], name="mlp")(flat)])
+    logits = keras_ctr.models.ctr_model.logits(head, schema)
+    return keras_ctr.models.CTRModel(inputs, keras_ctr.models.ctr_model.predictions(logits, schema))
+
+
 def make_optimizer(name):
-    """Returns the optimizer: `"default"` is the package's recipe, `"keras_adam"` Keras' own Adam over everything.
+    """Returns an optimizer by name: a recipe or class of `keras_ctr.optimizers`, or `"keras_adam"`, Keras' own over everything.
 
     Raises:
-        Unavailable: On another name, or if the package has no such recipe.
+        Unavailable: If the package has no such optimizer.
     """
+    rate = architectures.LEARNING_RATE
     if name == "keras_adam":
-        return keras.optimizers.Adam(architectures.LEARNING_RATE)
-    if name != "default":
-        raise Unavailable(f"optimizer must be 'default' or 'keras_adam', got {name!r}")
-    try:
-        from keras_ctr.optimizers import default
-    except ImportError as error:
-        raise Unavailable(f"keras_ctr.optimizers.default is missing ({error}); use --optimizer keras_adam") from error
-    return default(learning_rate=architectures.LEARNING_RATE)
+        return keras.optimizers.Adam(rate)
+    if name == "dynint":  # its two rates stay as they are: that of Adam would be a tenth of them
+        return keras_ctr.optimizers.dynint(l1=1e-4, l2=1e-4)
+    make = getattr(keras_ctr.optimizers, name, None)
+    if make is None:
+        raise Unavailable(f"keras_ctr.optimizers has no {name!r}")
+    return make(rate, momentum=0.9) if name == "SGD" else make(rate)
 
 
 def inputs_of(batch):
@@ -92,7 +112,7 @@ def build(config):
     """Builds the model and its step, see `protocol.serve`."""
     keras_steps.start(config)
     sizes, data = synthetic.of_config(config)
-    model = make_model(config["model"], sizes)
+    model = separate_tables(sizes) if config.get("storage") == "separate" else make_model(config["model"], sizes)
     model.compile(make_optimizer(config["optimizer"]), "binary_crossentropy")
     return {
         "step": keras_steps.training_step(model, [(inputs_of(b), {"click": b["label"]}) for b in data]),

@@ -138,8 +138,8 @@ class GroupLassoFTRL(_FTRL):
 
     **Initial values, penalties, sum or mean loss, sparse gradients**: as for `FTRL`; under `"anchored"` a row keeps its initial values
     until one of its elements has a gradient that is not zero. Rows that collect little evidence against `l1` become exactly zero at their
-    first visit, and can be taken out (`keras_ctr.pruning.prune_zero_rows`). `"original"` is the authors' rule as published: the table
-    counts as zero at the start, and all rows without a gradient in the first step are set to zero by it.
+    first visit, and can be taken out (`keras_ctr.pruning.prune_zero_rows`). `"original"` is the authors' rule as published: what
+    a row held at the start is forgotten at its first update, and the first step sets all rows without a gradient to zero.
 
     Args:
         learning_rate: lr (alpha), a float, schedule or callable.

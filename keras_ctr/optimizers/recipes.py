@@ -9,7 +9,7 @@ from keras_ctr.optimizers.ftrl import FTRL, GroupLassoFTRL
 TABLES = r"(?:.*/)?embedding/table(?:_\d+)?"
 """Pattern of the variable paths of `FeatureEmbedding` tables."""
 WIDE = r"(?:.*/)?(?:linear|wide|logits/embedding)/.*"
-"""Pattern of the variable paths of linear parts: the layers that factories name `linear` or `wide`, and LR's weights."""
+"""Pattern of the variable paths of linear parts: the layers that factories name `linear` or `wide`, and the table of `LR`."""
 
 
 def _composite(rest, pattern, special, name):

@@ -36,10 +36,12 @@ class RowSparseOptimizer(RowUpdates, keras.optimizers.Optimizer):
     | option | what happens |
     |---|---|
     | learning rate schedules, callbacks | as in Keras |
-    | `clipnorm`, `clipvalue`, `global_clipnorm` | on the summed gradient of each row; on several devices on the sum over replicas |
+    | `clipnorm`, `clipvalue`, `global_clipnorm` | after the gradients of a row, and of replicas, are summed; a norm is that of the whole
+    gradient |
     | `weight_decay` | the rows of the batch decay, `w <- w - learning_rate * weight_decay * w`, before the rule; other rows do not |
     | `loss_scale_factor` | as in Keras; for dynamic scaling use `keras_ctr.optimizers.LossScaleOptimizer` |
     | `gradient_accumulation_steps`, `use_ema` | refused: both rewrite whole tables. With a recipe set them on the dense part |
+    | `constraint` of a variable | as in Keras, which rewrites the whole variable |
 
     Inside `keras.optimizers.MultiOptimizer` clipping by global norm sees the variables of one optimizer, not of all.
     """
@@ -80,9 +82,8 @@ class RowSparseOptimizer(RowUpdates, keras.optimizers.Optimizer):
 
     def add_row_slot(self, variable, name, initializer):
         """Adds a slot with one value a row of `variable`: `(..., 1)`."""
-        return self.add_variable(
-            shape=(*variable.shape[:-1], 1), dtype=variable.dtype, initializer=initializer, name=f"{variable.path.replace('/', '_')}_{name}"
-        )
+        path = getattr(variable, "path", variable.name).replace("/", "_").replace(":", "_")
+        return self.add_variable(shape=(*variable.shape[:-1], 1), dtype=variable.dtype, initializer=initializer, name=f"{path}_{name}")
 
     def slots_of(self, variable):
         """Returns the slot variables of a variable that the optimizer was built with."""

@@ -32,25 +32,28 @@ def is_sparse(gradient):
     return isinstance(gradient, tf.IndexedSlices)
 
 
+class _Divisible:
+    """A sparse gradient while Keras divides gradients by the loss scale, which would make an `IndexedSlices` an error."""
+
+    def __init__(self, gradient):
+        self.gradient = gradient
+
+    def __truediv__(self, scale):
+        return _Divisible(map_values(lambda x: x / tf.cast(scale, x.dtype), self.gradient))
+
+
 class RowUpdates:
     """The TensorFlow side of `RowSparseOptimizer`; stands before `keras.optimizers.Optimizer` in its bases."""
 
     @tf.autograph.experimental.do_not_convert
     def apply(self, grads, trainable_variables=None):
         """Applies gradients, dense or sparse, one a variable."""
-        grads = list(grads)
-        scale = self.loss_scale_factor
-        if scale is None or not any(is_sparse(g) for g in grads):
-            return super().apply(grads, trainable_variables)
-        # Keras divides gradients by the scale as tensors, which would make them dense.
-        grads = [g if g is None else map_values(lambda x: x / tf.cast(scale, x.dtype), g) for g in grads]
-        self.loss_scale_factor = None
-        try:
-            return super().apply(grads, trainable_variables)
-        finally:
-            self.loss_scale_factor = scale
+        if self.loss_scale_factor is not None:
+            grads = [_Divisible(g) if is_sparse(g) else g for g in grads]
+        return super().apply(grads, trainable_variables)
 
     def _backend_apply_gradients(self, grads, trainable_variables):
+        grads = [g.gradient if isinstance(g, _Divisible) else g for g in grads]
         self._check_gradients(grads, trainable_variables)
         if self.use_ema or self.gradient_accumulation_steps:
             return super()._backend_apply_gradients(grads, trainable_variables)
@@ -79,8 +82,7 @@ class RowUpdates:
             elif getattr(variable, "row_sparse", False) and gradient is not None:
                 warnings.warn(
                     f"{type(self).__name__}: embedding table '{name}' has a dense gradient, so this step rewrites all of its rows. A "
-                    "regularizer on the whole table or keras.optimizers.LossScaleOptimizer does that; use embedding_l2, and "
-                    "keras_ctr.optimizers.LossScaleOptimizer",
+                    "regularizer on the whole table does that; embedding_l2 of the factories penalises the rows of a batch",
                     stacklevel=2,
                 )
 
@@ -135,16 +137,16 @@ class RowUpdates:
 
     def add_row_slot(self, variable, name, initializer):
         """Adds a slot with one value a row of `variable`, on its device."""
-        with self._distribution_strategy.extended.colocate_vars_with(variable.value):
+        with self._distribution_strategy.extended.colocate_vars_with(variable if isinstance(variable, tf.Variable) else variable.value):
             return super().add_row_slot(variable, name, initializer)
 
     def _clip_gradients(self, grads):
         """Clips gradients whose rows are distinct; the norm of a sparse gradient is that of its rows."""
-        if self.clipvalue:
+        if self.clipvalue and self.clipvalue > 0:
             return [map_values(lambda x: tf.clip_by_value(x, -self.clipvalue, self.clipvalue), g) for g in grads]
-        if self.clipnorm:
+        if self.clipnorm and self.clipnorm > 0:
             return [self._shrink(g, tf.norm(values_of(g)), self.clipnorm) for g in grads]
-        if self.global_clipnorm:
+        if self.global_clipnorm and self.global_clipnorm > 0:
             norm = tf.sqrt(sum(tf.reduce_sum(tf.square(tf.cast(values_of(g), "float32"))) for g in grads))
             return [self._shrink(g, norm, self.global_clipnorm) for g in grads]
         return grads
