@@ -26,7 +26,7 @@ def main(raw_dir=None, out=None, epochs=4, max_length=20, **arguments):
     print({split: data.num_rows(split) for split in data.splits}, f"click rate {base_rate:.3f}")
 
     model = keras_ctr.models.InterFormer(data.schema, **{"dropout": 0.1, **arguments})
-    model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy")
+    model.compile(keras_ctr.optimizers.default(1e-3), "binary_crossentropy")
     model.fit(
         make_dataset(data, "train", batch_size=512, shuffle=True, seed=1, cache=True),
         epochs=epochs,

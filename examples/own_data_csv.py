@@ -40,7 +40,7 @@ def main(folder=None, epochs=3):
     print(f"{data.num_rows('train')} training rows, features: {', '.join(data.schema.feature_names)}")
 
     model = keras_ctr.models.DIN(data.schema)
-    model.compile("adam", "binary_crossentropy")
+    model.compile(keras_ctr.optimizers.default(1e-3), "binary_crossentropy")
     validation = make_dataset(data, "validation", batch_size=1024)
     model.fit(
         make_dataset(data, "train", batch_size=256, shuffle=True, seed=1),

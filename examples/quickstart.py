@@ -24,7 +24,7 @@ def main(num_rows=30_000, epochs=6):
     base_rate = float(train.labels["click"].mean())
 
     model = keras_ctr.models.InterFormer(rows.schema, num_layers=1)
-    model.compile(keras.optimizers.Adam(2e-3), "binary_crossentropy")
+    model.compile(keras_ctr.optimizers.default(2e-3), "binary_crossentropy")
     model.fit(
         train.features,  # keys that the model does not know, such as the user for gAUC, are ignored
         train.labels,

@@ -2,7 +2,7 @@
 
 >>> import keras_ctr
 >>> model = keras_ctr.models.InterFormer(schema)
->>> model.compile("adam", "binary_crossentropy")
+>>> model.compile(keras_ctr.optimizers.default(), "binary_crossentropy")
 
 `layers`, `models` and the other rooms are imported when first used, so that work on schemas and data files does not wait for Keras.
 """

@@ -45,6 +45,11 @@ def check_name(name, what="feature"):
     check("/" not in name, f"{what} name '{name}' must not contain '/', which is kept for keys that ride along ('{META_GROUP}')")
 
 
+def hashed_beside(option, buckets) -> str:
+    """Returns why an option of vocabularies does not go with `hash_buckets`."""
+    return f"{option} does not go with hash_buckets={buckets}: a hashed table has no vocabulary; give one of the two"
+
+
 @dataclass(frozen=True)
 class Table:
     """One embedding table: the ids that one or several features share. Derived by `Schema.tables`, never written by hand.
@@ -60,6 +65,7 @@ class Table:
         min_count: Least number of occurrences in the training split for a value to get an id of its own; None = the caller's.
         capacity: Most rows that vocabulary building may use, the most frequent values first; None = the caller's.
         quotient_remainder: Remainder rows m of a table stored as products of two smaller ones, or None.
+        hash_buckets: N of a hashed table, whose values have the ids 2 + fingerprint mod N and no vocabulary, or None.
     """
 
     name: str
@@ -72,6 +78,7 @@ class Table:
     min_count: int | None
     capacity: int | None
     quotient_remainder: int | None = None
+    hash_buckets: int | None = None
 
 
 class _Embedded:
@@ -80,6 +87,7 @@ class _Embedded:
     def _check_embedded(self):
         where = f"{type(self).__name__} '{self.name}'"
         check(self.dtype in _DTYPES, f"{where}: dtype must be one of {_DTYPES}, got {self.dtype!r}")
+        self._check_hashed(where)
         if self.vocabulary is not None:
             object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
             kind = str if self.dtype == "string" else int
@@ -107,6 +115,22 @@ class _Embedded:
         if self.table is not None:
             check_name(self.table, f"{where}: table")
 
+    def _check_hashed(self, where):
+        buckets = self.hash_buckets
+        if buckets is None:
+            return
+        check(_is_count(buckets), f"{where}: hash_buckets must be a positive int, got {buckets!r}")
+        for option in ("vocabulary", "min_count", "capacity"):
+            check(getattr(self, option) is None, f"{where}: {hashed_beside(option, buckets)}")
+        size = buckets + FIRST_ID
+        if self.vocabulary_size is None:
+            object.__setattr__(self, "vocabulary_size", size)
+        check(
+            self.vocabulary_size == size,
+            f"{where}: vocabulary_size={self.vocabulary_size!r}, but hash_buckets={buckets} + {FIRST_ID} reserved ids make {size}; "
+            "leave vocabulary_size out",
+        )
+
 
 @dataclass(frozen=True)
 class Categorical(_Embedded):
@@ -123,6 +147,10 @@ class Categorical(_Embedded):
         min_count, capacity: Vocabulary building limits that override those of `prepare`.
         quotient_remainder: m: the table is stored as m remainder rows and ceil(vocabulary_size / m) quotient rows, whose product
             id i reads at (i mod m, i div m): for vocabularies that do not fit. None or m >= vocabulary_size stores one row an id.
+        hash_buckets: N: the hashing trick (Weinberger et al., "Feature Hashing for Large Scale Multitask Learning", 2009, without its
+            sign). There is no vocabulary and nothing to fit: a value has the id 2 + fingerprint(value) mod N, so the table has N + 2
+            rows and values may share one. The fingerprint is FarmHash Fingerprint64 of the value's UTF-8 text (of an integer: its
+            decimal digits), the same on every machine and in an exported model. Null, `""` and, of integers, -1 are missing (id 1).
 
     Raises:
         SchemaError: On a contradiction; the message names the feature.
@@ -139,6 +167,7 @@ class Categorical(_Embedded):
     min_count: int | None = None
     capacity: int | None = None
     quotient_remainder: int | None = None
+    hash_buckets: int | None = None
 
     def __post_init__(self):
         check_name(self.name)
@@ -157,9 +186,8 @@ class Sequence(_Embedded):
         table: Table whose rows the events read; name a categorical feature's table to share it.
         target: Categorical feature that target attention compares the events with (usually the candidate item); it must share the table.
         group: Name of the group of aligned sequences.
-        vocabulary_size, vocabulary, dtype, embedding_dim, embedding_initializer, min_count, capacity, quotient_remainder: As for
-            `Categorical`.
-            A sequence that shares a categorical feature's table takes these from it.
+        vocabulary_size, vocabulary, dtype, embedding_dim, embedding_initializer, min_count, capacity, quotient_remainder, hash_buckets:
+            As for `Categorical`. A sequence that shares a categorical feature's table takes these from it.
 
     Raises:
         SchemaError: On a contradiction; the message names the feature.
@@ -179,6 +207,7 @@ class Sequence(_Embedded):
     min_count: int | None = None
     capacity: int | None = None
     quotient_remainder: int | None = None
+    hash_buckets: int | None = None
 
     def __post_init__(self):
         check_name(self.name)

@@ -22,6 +22,7 @@ from keras_ctr.features import (
     Sequence,
     Table,
     check,
+    hashed_beside,
     nearest,
     own_dtype,
     table_name,
@@ -45,6 +46,7 @@ __all__ = [
 
 _MAX_INT32 = 2**31 - 1
 _TABLE_OPTIONS = (
+    "hash_buckets",
     "vocabulary_size",
     "vocabulary",
     "embedding_dim",
@@ -164,6 +166,11 @@ class Schema:
                 options[option] = given[0][1] if given else None
             dtypes = {own_dtype(f) for f in owners}
             check(len(dtypes) == 1, f"table '{name}': its features {[f.name for f in owners]} have different dtypes {sorted(dtypes)}")
+            buckets = options["hash_buckets"]
+            if buckets is not None:  # one feature may hash the table, another give what contradicts it
+                for option in ("vocabulary", "min_count", "capacity"):
+                    check(options[option] is None, f"table '{name}' of {[f.name for f in features]}: {hashed_beside(option, buckets)}")
+                check("float32" not in dtypes, f"table '{name}' of {[f.name for f in features]}: binned numbers cannot have hash_buckets")
             tables[name] = Table(name=name, features=tuple(f.name for f in features), dtype=dtypes.pop(), **options)
         object.__setattr__(self, "_tables", tables)
 
@@ -257,6 +264,15 @@ class Schema:
         missing = [f"'{t.features[0]}' (vocabulary_size)" for t in self._tables.values() if t.vocabulary_size is None]
         missing += [f"'{f.name}' (mean and std)" for f in self.numerics if f.needs_statistics and (f.mean is None or f.std is None)]
         check(not missing, f"the schema is not fitted: {', '.join(missing)}; give them by hand or run keras_ctr.data.prepare")
+
+    def check_vocabularies(self, tables):
+        """Raises `SchemaError` if one of the tables named, for which there is a vocabulary, is hashed and so can have none."""
+        for name, table in self._tables.items():
+            check(
+                table.hash_buckets is None or name not in tables,
+                f"table '{name}' (feature '{table.features[0]}') has hash_buckets={table.hash_buckets}, so its values have no vocabulary: "
+                "leave the table out of the vocabularies",
+            )
 
     def replace(self, **changes) -> "Schema":
         """Returns a copy with `features`, `labels`, `group` or `time` replaced."""

@@ -19,7 +19,12 @@ __all__ = ["TableRows", "check_schemas", "transfer"]
 _CHUNK = 1 << 17  # rows moved at a time
 _NEW = -1  # in a map of rows: a value that the trained model does not have
 _GROWS = ("vocabulary_size", "vocabulary", "min_count", "capacity")
-_OF_TABLE = ("dtype", "embedding_dim", "embedding_initializer", "quotient_remainder")
+_OF_TABLE = ("dtype", "embedding_dim", "embedding_initializer", "quotient_remainder", "hash_buckets")
+_HINTS = {
+    "mean": "extending the earlier preparation keeps it",
+    "std": "extending the earlier preparation keeps it",
+    "hash_buckets": "with other buckets every value has another row, so no row can be carried over: keep the buckets or train a new model",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +32,7 @@ class TableRows:
     """What became of the rows of one table; padding and unknown, which both models have, are not counted.
 
     Attributes:
-        kept: Values of both models: their rows were copied.
+        kept: Values of both models: their rows were copied. Of a hashed table, its buckets.
         new: Values of the new model only.
         evicted: Values of the trained model only.
     """
@@ -60,9 +65,10 @@ def transfer(model, old_schema, new_schema, old_vocabularies, new_vocabularies, 
     """Carries a trained model's weights and optimizer state over to a model for other vocabularies.
 
     Row r of a table of the new model becomes the trained row of the same value; padding (id 0) and unknown (id 1) are copied; rows of
-    values that only the trained model has are left behind. In tables without a vocabulary, whose raw values are ids, a row stands for
-    its id. All other weights, the states of dropout's random numbers included, are copied as they are. So rows of data whose values both
-    models know keep exactly the predictions they had, and an evicted value is predicted as an unknown one was.
+    values that only the trained model has are left behind. In tables without a vocabulary a row stands for its id: their raw values are
+    ids, or are hashed into the same buckets by both models. All other weights, the states of dropout's random numbers included, are
+    copied as they are. So rows of data whose values both models know keep exactly the predictions they had, and an evicted value is
+    predicted as an unknown one was.
 
     If both models are compiled and the trained one's optimizer has state, the new optimizer is built and gets it: slots that hold rows
     of a table are mapped like the table, new values start as the optimizer starts them; everything else, the number of steps and the
@@ -80,7 +86,8 @@ def transfer(model, old_schema, new_schema, old_vocabularies, new_vocabularies, 
         `{table name: TableRows}`.
 
     Raises:
-        SchemaError: If the schemas differ in more than their vocabularies, or a vocabulary does not fit its schema.
+        SchemaError: If the schemas differ in more than their vocabularies (in `hash_buckets`, say), or a vocabulary does not fit its
+            schema.
         ValueError: If a weight of one model has no equal in the other, naming it, or the optimizers differ.
     """
     if new_rows not in ("initializer", "unknown"):
@@ -88,6 +95,8 @@ def transfer(model, old_schema, new_schema, old_vocabularies, new_vocabularies, 
     if model is new_model:
         raise ValueError("new_model must be another model than the trained one: build it for the new schema")
     check_schemas(old_schema, new_schema)
+    for schema, vocabularies in ((old_schema, old_vocabularies), (new_schema, new_vocabularies)):
+        schema.check_vocabularies(vocabularies or ())
     sources = {}
     for name in new_schema.tables:
         old, new = (_values(s, v, name) for s, v in ((old_schema, old_vocabularies), (new_schema, new_vocabularies)))
@@ -131,7 +140,7 @@ def check_schemas(old_schema: Schema, new_schema: Schema):
         before, after = _facts(old_schema, name), _facts(new_schema, name)
         for key in (*before, *(key for key in after if key not in before)):
             if before.get(key) != after.get(key):
-                hint = "; extending the earlier preparation keeps it" if key in ("mean", "std") else ""
+                hint = f"; {_HINTS[key]}" if key in _HINTS else ""
                 raise SchemaError(
                     f"feature '{name}': {key} is {after.get(key)!r} in the new schema, the model was trained with {before.get(key)!r}{hint}"
                 )
@@ -151,11 +160,11 @@ def _facts(schema, name):
 
 
 def _values(schema, vocabularies, name):
-    """Returns a table's vocabulary, or None if its raw values are ids."""
+    """Returns a table's vocabulary, or None if its raw values are ids or hashed."""
     table = schema.tables[name]
     vocabulary = (vocabularies or {}).get(name)
     if vocabulary is None:
-        if table.vocabulary is None and table.dtype == "string":
+        if table.vocabulary is None and table.dtype == "string" and table.hash_buckets is None:
             raise SchemaError(f"table '{name}' holds strings: pass its vocabulary")
         return table.vocabulary
     size = len(vocabulary) + FIRST_ID

@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 
@@ -177,3 +178,25 @@ def test_mistakes_are_named(log, prepared, trained, capsys, tmp_path):
     bad.write_text('{"modle": "LR"}')
     assert "did you mean 'model'" in failure(capsys, 1, "train", prepared, "--config", bad, "--out", tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_optimizers_by_name():
+    from keras_ctr import optimizers
+    from keras_ctr.cli import runs
+
+    def made(name, **arguments):
+        return runs.optimizer_of(runs.RunConfig(optimizer=name, **arguments))
+
+    assert isinstance(made("default"), optimizers.LazyAdam) and float(made("default", learning_rate=0.5).learning_rate) == 0.5
+    assert type(made("Adagrad")) is optimizers.Adagrad and type(made("adagrad")) is keras.optimizers.Adagrad
+    assert type(made("adam")) is keras.optimizers.Adam and type(made("lazyadam")) is optimizers.LazyAdam
+    composite = made("dynint", learning_rate=0.05, optimizer_arguments={"l1": 0.001, "dense_learning_rate": 0.02})
+    table = composite._optimizer_map["embedding/table"]
+    assert isinstance(table, optimizers.GroupLassoFTRL) and table.l1 == 0.001 and float(table.learning_rate) == pytest.approx(0.05)
+    assert isinstance(made("wide_deep"), keras.optimizers.MultiOptimizer)
+    with pytest.raises(ValueError, match="no optimizer 'lazy_adm'.*did you mean"):
+        made("lazy_adm")
+    with pytest.raises(ValueError, match="optimizer 'default'.*'l7'"):
+        made("default", optimizer_arguments={"l7": 1})
+    with pytest.raises(ValueError, match="strategy must be 'none' or 'mirrored', got 'ring'"):
+        runs.strategy_of(runs.RunConfig(strategy="ring"))

@@ -105,9 +105,9 @@ def test_an_adapted_run_is_a_whole_run(place, adapted, capsys):
     adaptation = json.loads((adapted / "metrics.json").read_text())["adaptation"]
     assert adaptation["tables"]["iid"] == {"kept": 29, "new": 18, "evicted": 0} and adaptation["new_rows"] == "unknown"
     assert output(capsys, "evaluate", adapted, place / "data2", "--split", "test")["click"]["auc"] > 0.5
-    again = output(capsys, "adapt", adapted, place / "data2", "--out", place / "run3")  # onto its own vocabularies
+    again = output(capsys, "adapt", adapted, place / "data2", "--out", place / "went_on")  # onto its own vocabularies
     assert again["tables"]["iid"] == {"kept": 47, "new": 0, "evicted": 0}
-    metrics = json.loads((place / "run3" / "metrics.json").read_text())
+    metrics = json.loads((place / "went_on" / "metrics.json").read_text())
     assert metrics["before adaptation"] == json.loads((place / "run" / "metrics.json").read_text())
 
 
@@ -206,3 +206,39 @@ def test_a_killed_adapt_leaves_no_run_and_can_be_repeated(place, tmp_path):
     assert [p.name for p in tmp_path.iterdir() if not p.name.startswith(".run2.incomplete-")] == []
     assert run("adapt", place / "run", place / "data2", "--out", out) == 0
     assert runs.load_run(out)[0].optimizer.built
+
+
+def test_training_goes_on_from_a_run(place, adapted, capsys):
+    before = runs.load_run(adapted)[0].optimizer.iterations.numpy()
+    out = place / "went_on"
+    assert (
+        run(
+            "train",
+            place / "data2",
+            "--from",
+            adapted,
+            "--epochs",
+            1,
+            "--batch-size",
+            256,
+            "--learning-rate",
+            0.003,
+            "--out",
+            out,
+            "--quiet",
+        )
+        == 0
+    )
+    model, _, _, document = runs.load_run(out)
+    steps = -(-PreparedData(place / "data2").num_rows("train") // 256)
+    assert model.optimizer.iterations.numpy() == before + steps
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.003)
+    assert document["model"] == "DNN" and document["learning_rate"] == 0.003
+
+
+def test_a_run_of_other_vocabularies_or_another_model_is_refused(place, adapted, capsys):
+    error = failure(capsys, 1, "train", place / "data2", "--from", place / "run", "--out", place / "no")
+    assert "table 'iid'" in error and "keras-ctr adapt" in error
+    error = failure(capsys, 2, "train", place / "data2", "--from", adapted, "--model", "LR", "--out", place / "no")
+    assert "--model does not go with --from" in error
+    assert not (place / "no").exists()

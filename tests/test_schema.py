@@ -61,6 +61,11 @@ def test_select_keeps_links_that_remain():
         schema.select(labels=["likes"])
 
 
+def hashed_pair(first, second):
+    """A schema of two features that share a table."""
+    return Schema([Categorical("a", table="t", **first), Categorical("b", table="t", **second)], ["y"])
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -86,6 +91,20 @@ def test_select_keeps_links_that_remain():
         (lambda: Schema([Categorical("a", table="t"), Categorical("b", table="t", dtype="int64")], ["y"]), "table 't'.*different dtypes"),
         (lambda: Schema([Numeric("n")], ["y"]).check_fitted(), "'n' \\(mean and std\\)"),
         (lambda: Schema([Categorical("c")], ["y"]).check_fitted(), "'c' \\(vocabulary_size\\)"),
+        (lambda: Categorical("c", hash_buckets=0), "Categorical 'c': hash_buckets must be a positive int, got 0"),
+        (lambda: Sequence("s", hash_buckets=True), "Sequence 's': hash_buckets must be a positive int, got True"),
+        (lambda: Categorical("c", hash_buckets=2, vocabulary=("a", "b")), "Categorical 'c': vocabulary does not go with hash_buckets=2"),
+        (lambda: Categorical("c", hash_buckets=7, min_count=1), "Categorical 'c': min_count does not go with hash_buckets=7"),
+        (lambda: Sequence("s", hash_buckets=7, capacity=9), "Sequence 's': capacity does not go with hash_buckets=7"),
+        (lambda: Categorical("c", 7, hash_buckets=7), "vocabulary_size=7, but hash_buckets=7 .* make 9; leave vocabulary_size out"),
+        (lambda: hashed_pair({"hash_buckets": 7}, {"hash_buckets": 11}), "table 't': 'a' has hash_buckets=7 but 'b' has 11"),
+        (lambda: hashed_pair({"hash_buckets": 2}, {"vocabulary": ("u", "v")}), r"table 't' of \['a', 'b'\]: vocabulary does not go with"),
+        (lambda: hashed_pair({"hash_buckets": 7}, {"min_count": 2}), "table 't' .*min_count does not go with hash_buckets=7"),
+        (lambda: hashed_pair({"hash_buckets": 7}, {"vocabulary_size": 8}), "table 't': 'a' has vocabulary_size=9 but 'b' has 8"),
+        (
+            lambda: Schema([Numeric("n", transform="log_square", num_bins=7), Sequence("s", table="n", hash_buckets=7)], ["y"]),
+            r"table 'n' of \['n', 's'\]: binned numbers",
+        ),
         (lambda: Schema.from_json("{"), "not JSON.*line 1"),
         (lambda: Schema.from_dict({"featuers": []}), "unknown key 'featuers'; did you mean 'features'"),
         (lambda: Schema.from_dict({"version": 9}), "version 9"),
@@ -109,3 +128,35 @@ def test_load_error_names_the_file(tmp_path):
 def test_unknown_feature_suggests_the_nearest():
     with pytest.raises(KeyError, match="did you mean 'price'"):
         full_schema()["prize"]
+
+
+def test_hashed_tables_have_their_size_by_themselves():
+    schema = Schema(
+        [
+            Categorical("item", hash_buckets=11, quotient_remainder=5),
+            Categorical("id", dtype="int64", hash_buckets=2**31),
+            Sequence("past", 3, table="item", target="item"),
+            Sequence("words", 3, hash_buckets=7, group="words"),
+        ],
+        ["y"],
+    )
+    schema.check_fitted()
+    assert {name: (t.hash_buckets, t.vocabulary_size) for name, t in schema.tables.items()} == {
+        "item": (11, 13),
+        "id": (2**31, 2**31 + 2),
+        "words": (7, 9),
+    }
+    assert schema.tables["item"].quotient_remainder == 5 and schema.tables["item"].vocabulary is None
+    assert schema.encoded_dtype("id") == "int64" and schema.encoded_dtype("item") == schema.encoded_dtype("past") == "int32"
+    assert Schema.from_json(schema.to_json()) == schema
+    assert "hash_buckets" not in fields_schema().to_json()
+    part = schema.select(features=["past"])
+    assert part.tables["item"].hash_buckets == 11 and part.tables["item"].vocabulary_size == 13
+    assert Schema.from_json(part.to_json()) == part
+
+
+def test_vocabularies_of_hashed_tables_are_refused():
+    schema = Schema([Categorical("a", hash_buckets=7), Categorical("b")], ["y"])
+    schema.check_vocabularies({"b": None, "elsewhere": None})
+    with pytest.raises(SchemaError, match=r"table 'a' \(feature 'a'\) has hash_buckets=7"):
+        schema.check_vocabularies(["b", "a"])

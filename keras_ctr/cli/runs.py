@@ -99,7 +99,7 @@ def optimizer_of(config):
         raise ValueError(f"no optimizer '{config.optimizer}'{nearest(config.optimizer, choices)}; optimizers: {', '.join(choices)}")
     try:
         return make(**{**arguments, **config.optimizer_arguments})
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"optimizer '{config.optimizer}': {error}") from error
 
 

@@ -18,9 +18,10 @@ from keras_ctr.data.columns import (
     get_column,
     row_name,
 )
+from keras_ctr.data.hashing import buckets
 from keras_ctr.data.transforms import transform
 from keras_ctr.data.vocabulary import Vocabulary
-from keras_ctr.schema import META_GROUP, META_TIME, PADDING_ID, UNKNOWN_ID, Categorical, Numeric, Schema, SchemaError
+from keras_ctr.schema import FIRST_ID, META_GROUP, META_TIME, PADDING_ID, UNKNOWN_ID, Categorical, Numeric, Schema, SchemaError
 
 __all__ = ["EncodeReport", "EncodedBatch", "Encoder", "EncodingError", "FeatureCounts"]
 
@@ -50,8 +51,8 @@ class FeatureCounts:
 
     Attributes:
         values: Values seen; of a sequence, the events kept.
-        missing: Null, NaN and empty ones.
-        unknown: Those outside the vocabulary.
+        missing: Null, NaN and empty ones; in a hashed table of integers -1 too.
+        unknown: Those outside the vocabulary. A hashed table knows every value: 0.
         infinite: Infinite ones, taken as missing.
         empty: Rows whose sequence has no events.
         truncated: Rows whose sequence was longer than `max_length`.
@@ -93,12 +94,29 @@ class EncodeReport:
         return {"num_rows": self.num_rows, "features": features}
 
 
+class _HashedValues:
+    """Stands in for the vocabulary of a hashed table: every value has a code."""
+
+    def __init__(self, num_buckets, dtype):
+        self._num_buckets = num_buckets
+        self._missing = "" if dtype == "string" else MISSING_INT
+
+    def codes(self, array) -> np.ndarray:
+        """Returns `Vocabulary.codes` of raw values (n,): 0 for missing ones, else 2 + bucket; (n,) int64."""
+        encoded = array.dictionary_encode()
+        unique = encoded.dictionary
+        missing = pc.equal(unique, self._missing).to_numpy(zero_copy_only=False)
+        codes = np.where(missing, PADDING_ID, buckets(unique, self._num_buckets) + FIRST_ID)
+        return np.append(codes, PADDING_ID)[encoded.indices.fill_null(len(unique)).to_numpy()]  # the last one is for nulls
+
+
 class Encoder:
     """Encodes raw rows by a fitted schema.
 
     Text and integers become ids by their table's vocabulary; null and the empty string are missing and have the id 1. An integer table
-    of which the schema gives the size only holds ids already: 0 and 1 keep their meaning and the range is checked. Numbers are
-    transformed (`transforms.py`). Sequences keep their newest `max_length` events, oldest first; a step at which every
+    of which the schema gives the size only holds ids already: 0 and 1 keep their meaning and the range is checked. A table with
+    `hash_buckets` N gives a value the id 2 + fingerprint mod N (`hashing.buckets`) and a missing one, -1 among integers too, the id 1.
+    Numbers are transformed (`transforms.py`). Sequences keep their newest `max_length` events, oldest first; a step at which every
     sequence of the group lacks a value (null, `""`, -1) is no event. Labels must be 0 or 1.
 
     Args:
@@ -111,16 +129,21 @@ class Encoder:
         report: `EncodeReport` of all batches so far.
 
     Raises:
-        SchemaError: If the schema is not fitted, or a vocabulary is missing or has another size or type than the schema says.
+        SchemaError: If the schema is not fitted, or a vocabulary is missing, has another size or type than the schema says, or belongs
+            to a hashed table.
     """
 
     def __init__(self, schema: Schema, vocabularies: dict | None = None, *, strict: bool = False):
         schema.check_fitted()
+        schema.check_vocabularies(vocabularies or ())
         self.schema = schema
         self.strict = strict
         self.report = EncodeReport(features={name: FeatureCounts() for name in schema.feature_names})
         self._vocabularies = {}
         for name, table in schema.tables.items():
+            if table.hash_buckets is not None:
+                self._vocabularies[name] = _HashedValues(table.hash_buckets, table.dtype)
+                continue
             vocabulary = (vocabularies or {}).get(name)
             if vocabulary is None and table.vocabulary is not None:
                 vocabulary = Vocabulary(table.vocabulary, table.dtype)

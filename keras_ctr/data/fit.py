@@ -18,9 +18,9 @@ __all__ = ["SchemaFitter", "fit_schema"]
 class SchemaFitter:
     """Fits batch by batch what a schema leaves open.
 
-    A table gets a vocabulary unless it has one (in the schema or in `vocabularies`), is binned, or holds ids already (int64 with
-    `vocabulary_size` given). It is counted over all features that read it, sequences included; where an integer sequence reads it, -1
-    is no value. A numeric feature gets `mean` and `std` unless both are given.
+    A table gets a vocabulary unless it has one (in the schema or in `vocabularies`), is binned or hashed (`hash_buckets`), or holds ids
+    already (int64 with `vocabulary_size` given). It is counted over all features that read it, sequences included; where an integer
+    sequence reads it, -1 is no value. A numeric feature gets `mean` and `std` unless both are given.
 
     Args:
         schema: The schema to fit.
@@ -34,7 +34,7 @@ class SchemaFitter:
         growth: `{table name: TableGrowth}` of the tables that grew; known after `finish`.
 
     Raises:
-        SchemaError: If a string table has a size and neither a vocabulary nor the freedom to get one.
+        SchemaError: If a string table has a size and neither a vocabulary nor the freedom to get one, or a hashed one a vocabulary.
         ValueError: If `evict_after` is not positive, or there is nothing to extend.
     """
 
@@ -49,6 +49,7 @@ class SchemaFitter:
         evict_after: int | None = None,
     ):
         check_evict_after(evict_after, extend is not None)
+        schema.check_vocabularies(vocabularies or ())
         self._earlier, self._evict_after, self.growth = extend, evict_after, {}
         self._growing = set()
         if extend is not None:
@@ -64,7 +65,7 @@ class SchemaFitter:
             elif table.dtype != "float32" and table.vocabulary_size is None:
                 limits = {"min_count": table.min_count or min_count, "capacity": table.capacity or capacity}
                 self._builders[name] = VocabularyBuilder(table.dtype, **limits)
-            elif table.dtype == "string":
+            elif table.dtype == "string" and table.hash_buckets is None:
                 raise SchemaError(
                     f"table '{name}' (feature '{table.features[0]}') holds strings and gives vocabulary_size={table.vocabulary_size} "
                     "without a vocabulary: leave vocabulary_size out to have one built, or pass the vocabularies that belong to the schema"

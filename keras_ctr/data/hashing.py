@@ -1,10 +1,10 @@
-"""A vectorised 64-bit hash of Arrow strings and integers, the same on every machine and in every process."""
+"""Hashes of Arrow strings and integers, the same on every machine and in every process."""
 
 import numpy as np
 
 from keras_ctr.data.arrow import pa
 
-__all__ = ["hash64", "string_keys"]
+__all__ = ["buckets", "hash64", "string_keys"]
 
 _BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2^64
 _CHUNK_BYTES = 1 << 22
@@ -76,3 +76,23 @@ def hash64(array) -> np.ndarray:
     keys ^= keys >> np.uint64(31)
     positions = encoded.indices.fill_null(len(keys)).to_numpy()
     return np.append(keys, np.uint64(0))[positions]
+
+
+def buckets(array, num_buckets: int) -> np.ndarray:
+    """Returns the bucket of each value's text: FarmHash's Fingerprint64 of its UTF-8 bytes, modulo the number of buckets.
+
+    The text of an integer is its decimal digits, after a minus sign if it is negative. TensorFlow's own operation
+    (`tf.strings.to_hash_bucket_fast`) hashes, so that an exported model, which has it in its graph, finds the same buckets.
+
+    Args:
+        array: Arrow string, large string or integer array without nulls, (n,); each value is hashed, so pass distinct ones.
+        num_buckets: N.
+
+    Returns:
+        (n,) int64 in [0, N).
+    """
+    import tensorflow as tf  # reading and writing data needs no tensorflow unless something is hashed
+
+    text = array.cast(pa.large_string()).cast(pa.large_binary()).to_numpy(zero_copy_only=False)
+    with tf.device("CPU"):
+        return tf.strings.to_hash_bucket_fast(tf.constant(text, tf.string), num_buckets).numpy()

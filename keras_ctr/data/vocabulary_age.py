@@ -145,6 +145,6 @@ def load_earlier(path) -> Earlier:
     schema.check_fitted()
     vocabularies = load_vocabularies(path, schema)
     for name, table in schema.tables.items():
-        if table.dtype == "string" and name not in vocabularies:
+        if table.dtype == "string" and table.hash_buckets is None and name not in vocabularies:
             raise FileNotFoundError(f"{vocabulary_path(path, name)} is missing: table '{name}' holds strings and cannot go on without it")
     return Earlier(path, schema, vocabularies, load_unseen(path, vocabularies), is_run)

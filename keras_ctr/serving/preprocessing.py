@@ -22,6 +22,7 @@ class RawPreprocessing(tf.Module):
     Fields: `(B,)` strings or int64 -> ids by a hash table read from the vocabulary file (an asset of the SavedModel); a value outside
     the vocabulary, `""` and, unless the vocabulary holds it, -1 give id 1. Tables without a vocabulary take ids as they are; an id
     outside [0, vocabulary_size) gives 1.
+    Tables with `hash_buckets` hash in the graph: no file, and any value but `""` and -1 has the id of its bucket.
     Numerics: `(B,)` float32; NaN and infinity are missing.
     Sequences: `(B, T)` for any T >= 0. A step is an event unless every attribute of its group is missing (`""` or -1), wherever it
     stands; the newest `max_length` events are kept, oldest first, and padded with 0 after the end.
@@ -31,13 +32,14 @@ class RawPreprocessing(tf.Module):
         vocabulary_files: `{table: path}` of one-value-a-line files for the tables that have a vocabulary.
 
     Raises:
-        SchemaError: If an integer sequence's vocabulary holds -1, which pads integer sequences.
+        SchemaError: If an integer sequence's vocabulary holds -1, which pads integer sequences, or a hashed table has a file.
         FileNotFoundError: If a vocabulary file does not exist.
     """
 
     def __init__(self, schema, vocabulary_files):
         super().__init__(name="raw_preprocessing")
         schema.check_fitted()
+        schema.check_vocabularies(vocabulary_files)
         self._schema = schema
         self.hash_tables = {}
         for name, table in schema.tables.items():
@@ -121,12 +123,18 @@ class RawPreprocessing(tf.Module):
             return tf.not_equal(value, MISSING_STRING)
         table = self._schema.table_of(feature)
         # Ids that are given as they are pad with 0 as encoded features do; raw values pad with -1.
-        return value > PADDING_ID if table.name not in self.hash_tables else tf.not_equal(value, MISSING_INT)
+        holds_ids = table.name not in self.hash_tables and table.hash_buckets is None
+        return value > PADDING_ID if holds_ids else tf.not_equal(value, MISSING_INT)
 
     def _ids(self, feature, value):
         table = self._schema.table_of(feature)
         if table.name in self.hash_tables:
             return self.hash_tables[table.name].lookup(value) + FIRST_ID
+        if table.hash_buckets is not None:
+            is_text = value.dtype == tf.string
+            missing = tf.equal(value, MISSING_STRING if is_text else MISSING_INT)
+            bucket = tf.strings.to_hash_bucket_fast(value if is_text else tf.strings.as_string(value), table.hash_buckets)
+            return tf.where(missing, tf.constant(UNKNOWN_ID, tf.int64), bucket + FIRST_ID)
         inside = tf.logical_and(value >= 0, value < table.vocabulary_size)
         return tf.where(inside, value, tf.constant(UNKNOWN_ID, value.dtype))
 

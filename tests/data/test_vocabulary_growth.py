@@ -261,3 +261,12 @@ def test_a_data_set_of_fixed_tables_has_nothing_to_grow(tmp_path):
     )
     fitter = SchemaFitter(first.schema, extend=load_earlier(first))
     assert not fitter.is_needed
+
+
+def test_hashed_tables_do_not_stand_in_the_way(tmp_path):
+    schema = Schema(features=[Categorical("city", hash_buckets=7), Categorical("item", dtype="int64")], labels=["click"])
+    rows = [pa.table({"city": list("abc"), "item": items, "click": [0, 1, 0]}) for items in ([1, 2, 3], [3, 4, 5])]
+    first = prepare({"train": rows[0]}, schema, tmp_path / "1")
+    second = prepare({"train": rows[1]}, None, tmp_path / "2", extend=first.path)
+    assert second.schema["city"].vocabulary_size == 9
+    assert growth(second) == {"item": (3, 2, 0)}
