@@ -31,7 +31,7 @@ def mirrored(devices=None, *, cross_device_ops=None):
         The strategy. Build and compile the model in its `scope()`.
 
     Raises:
-        ValueError: If there are fewer devices than asked for.
+        ValueError: If there are fewer devices than asked for, or none is named.
     """
     gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
     found = gpus or [device.name for device in tf.config.list_logical_devices("CPU")]
@@ -41,6 +41,8 @@ def mirrored(devices=None, *, cross_device_ops=None):
         if not 1 <= devices <= len(found):
             raise ValueError(f"mirrored: {devices} devices asked for, found {len(found)}: {', '.join(found)}")
         devices = found[:devices]
+    elif not devices:
+        raise ValueError("mirrored: the list of devices is empty; None takes all")
     if cross_device_ops is None:
         cross_device_ops = tf.distribute.HierarchicalCopyAllReduce() if gpus else tf.distribute.ReductionToOneDevice()
     return tf.distribute.MirroredStrategy(list(devices), cross_device_ops=cross_device_ops)
@@ -56,12 +58,19 @@ def logical_cpus(number):
         Their names.
 
     Raises:
+        ValueError: If `number` is not positive.
         RuntimeError: If TensorFlow has started and has another number of them.
     """
+    if number < 1:
+        raise ValueError(f"logical_cpus: number must be positive, got {number}")
     cpu = tf.config.list_physical_devices("CPU")[0]
-    current = tf.config.get_logical_device_configuration(cpu)
-    if current is None or len(current) != number:
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * number)
+    current = len(tf.config.get_logical_device_configuration(cpu) or [None])
+    if current != number:
+        try:
+            tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * number)
+        except RuntimeError as error:
+            advice = "call it before anything else that uses TensorFlow in this process"
+            raise RuntimeError(f"logical_cpus: {number} devices asked for, TensorFlow has started with {current}; {advice}") from error
     return [device.name for device in tf.config.list_logical_devices("CPU")]
 
 
@@ -70,8 +79,8 @@ def equal_batches(dataset, strategy):
 
     Keras scales the loss of each replica by the number of replicas, so a batch that does not divide would weigh its rows unequally, and a
     last batch with fewer rows than replicas would leave one without any. Batches keep their order; each is cut to a multiple of the
-    number of replicas, which concerns the last batch of a pass only (at most `replicas - 1` rows, other ones in every pass if the data
-    are shuffled), and is left out if nothing remains.
+    number of replicas and left out if nothing remains. Choose a batch size that divides: then this concerns the last batch of a pass
+    only (at most `replicas - 1` rows, other ones in every pass if the data are shuffled); otherwise every batch loses rows.
 
     Args:
         dataset: `tf.data.Dataset` of batches, structures of tensors `(B, ...)`.

@@ -66,7 +66,7 @@ def prune_zero_rows(model):
             index = np.zeros(len(table), "int32")
             index[kept] = np.arange(1, len(kept) + 1)
             values[variable.path] = np.concatenate([np.zeros((1, table.shape[1]), table.dtype), table[kept]])
-            values[variable.path.rsplit("/", 1)[0] + f"/row_index_{plan['width']}"] = index
+            values[variable.path.rsplit("/", 1)[0] + f"/row_index_{key}"] = index
             kept_rows[key] = len(kept) + 1
             report[variable.path] = found
         configs[layer.name]["kept_rows"] = kept_rows

@@ -15,9 +15,10 @@ from keras_ctr.schema import PADDING_ID, Schema
 class FeatureEmbedding(keras.Layer):
     """Looks up every feature of a schema: map `{feature: ids or numbers} -> {"fields": (B, F, D), "numeric": (B, N), ...}`.
 
-    Tables of equal width lie one below the other in ONE variable, and all features of a row are read by one gather: row
-    `offset[table] + id`. Its gradient is sparse on TensorFlow (`docs/notation.md`), and `rows` gives each table back by name. A table
-    whose schema sets `embedding_dim` d != D is stored with width d and mapped to D by a learned matrix `(d, D)` without bias.
+    Tables of equal width lie one below the other in ONE variable (a further one past 2^31 rows), and all features of a row are read by
+    one gather: row `offset[table] + id`. Its gradient is sparse on TensorFlow (`docs/notation.md`), and `rows` gives each table back by
+    name. A table whose schema sets `embedding_dim` d != D is stored with width d and mapped to D by a learned matrix `(d, D)` without
+    bias.
 
     A table whose schema sets `quotient_remainder` m < V is stored as m remainder rows R and ceil(V / m) quotient rows Q, and id i reads
     `R[i mod m] * Q[i div m]` (Shi et al., KDD 2020, arXiv:1909.02107, the multiplicative form): distinct ids stay distinct. Q starts
@@ -46,7 +47,7 @@ class FeatureEmbedding(keras.Layer):
         order, zeros for sequences without one.
 
     Raises:
-        SchemaError: If the schema is not fitted.
+        SchemaError: If the schema is not fitted, or a single table has more than 2^31 - 1 rows.
         ValueError: On a non-positive `embedding_dim` or a negative `embedding_l2`.
     """
 
@@ -72,10 +73,10 @@ class FeatureEmbedding(keras.Layer):
         self._tables, self._projections, self._row_index = {}, {}, {}
         for key, plan in self._widths.items():
             width = plan["width"]
-            name = "table" if width == self.embedding_dim else f"table_{width}"
+            name = f"table{plan['suffix']}"
             if key in self.kept_rows:
                 self._row_index[key] = self.add_weight(
-                    name=f"row_index_{width}", shape=(plan["rows"],), dtype="int32", initializer="zeros", trainable=False, autocast=False
+                    name=f"row_index_{key}", shape=(plan["rows"],), dtype="int32", initializer="zeros", trainable=False, autocast=False
                 )
                 plan = {**plan, "rows": self.kept_rows[key]}
                 self._tables[key] = self.add_weight(
@@ -111,10 +112,10 @@ class FeatureEmbedding(keras.Layer):
 
     def _gather(self, inputs, key, plan):
         """Returns the rows of one width by a single gather: `(fields (B, F_w, d) or None, {sequence: (B, T, d)})`."""
-        schema, dtype = self.schema, "int64" if plan["rows"] > 2**31 - 1 else "int32"
+        schema = self.schema
         columns, quotients, sizes, offsets = [], [], [], []
         for name in (*plan["fields"], *plan["sequences"]):
-            ids = ops.cast(inputs[name], dtype)
+            ids = ops.cast(inputs[name], "int32")
             ids = ids if len(ids.shape) == 2 else ops.expand_dims(ids, -1)  # (B, 1) or (B, T)
             table = schema.table_of(name)
             if table.name in plan["quotient_offset"]:
@@ -124,7 +125,7 @@ class FeatureEmbedding(keras.Layer):
             columns.append(ids)
             sizes.append(1 if name in plan["fields"] else schema[name].max_length)
             offsets.append(plan["offset"][table.name])
-        columns = [ops.concatenate(columns, axis=1) + np.repeat(offsets, sizes).astype(dtype)]  # (B, F_w + sum of T)
+        columns = [ops.concatenate(columns, axis=1) + np.repeat(offsets, sizes).astype("int32")]  # (B, F_w + sum of T)
         ids = ops.concatenate([*columns, *(q for _, q in quotients)], axis=1) if quotients else columns[0]
         if key in self._row_index:
             ids = backend.lookup(self._row_index[key], ids)

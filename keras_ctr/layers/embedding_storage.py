@@ -4,9 +4,11 @@ import keras
 import numpy as np
 
 from keras_ctr import backend
-from keras_ctr.schema import PADDING_ID
+from keras_ctr.schema import PADDING_ID, SchemaError
 
 _CHUNK = 1 << 18
+# Most rows of one variable: TensorFlow writes the shape of a gathered variable in int32.
+MAX_ROWS = 2**31 - 1
 # Initializers whose values do not depend on the shape: rows drawn in parts are as good as rows drawn at once.
 _ROW_BY_ROW = ("Zeros", "Ones", "Constant", "RandomNormal", "RandomUniform", "TruncatedNormal")
 _QUOTIENT_INITIALIZER = {"class_name": "RandomNormal", "config": {"mean": 1.0, "stddev": 0.1}}
@@ -23,33 +25,39 @@ def stored_rows(table):
 def plan_storage(schema, embedding_dim):
     """Lays the tables out by width, and the features in the order in which they are gathered.
 
+    Tables go into one variable a width, and into a further one where it would exceed `MAX_ROWS` rows.
+
     Returns:
-        `{width as text: plan}`; TensorFlow refuses to save a model with other keys in its dicts. A plan is a dict: `tables` (of the
-        schema), `rows` of the fused variable, `width`, `offset` and `quotient_offset` {table: first row}, and the names of the `fields`
-        and `sequences` that read it.
+        `{key: plan}`, the key being the width as text, with `_part1`, ... for further variables; TensorFlow refuses to save a model with
+        other keys in its dicts. A plan is a dict: `tables` (of the schema), `rows` of the fused variable, `width`, `suffix` of the
+        variable's name, `offset` and `quotient_offset` {table: first row}, and the names of the `fields` and `sequences` that read it.
+
+    Raises:
+        SchemaError: If one table alone exceeds `MAX_ROWS` rows.
     """
-    by_width: dict[int, list] = {}
+    plans, last = {}, {}
     for table in schema.tables.values():
-        by_width.setdefault(table.embedding_dim or embedding_dim, []).append(table)
-    plans = {}
-    for width, tables in by_width.items():
-        offset, quotient_offset, rows = {}, {}, 0
-        for table in tables:
-            own, quotients = stored_rows(table)
-            offset[table.name] = rows
-            if quotients:
-                quotient_offset[table.name] = rows + own
-            rows += own + quotients
-        names = {f for t in tables for f in t.features}
-        plans[str(width)] = {
-            "tables": tables,
-            "rows": rows,
-            "width": width,
-            "offset": offset,
-            "quotient_offset": quotient_offset,
-            "fields": [f.name for f in schema.fields if f.name in names],
-            "sequences": [f.name for f in schema.sequences if f.name in names],
-        }
+        width, (own, quotients) = table.embedding_dim or embedding_dim, stored_rows(table)
+        if own + quotients > MAX_ROWS:
+            advice = "give it hash_buckets or quotient_remainder"
+            raise SchemaError(
+                f"table '{table.name}' has {own + quotients:,} rows, more than one variable can hold ({MAX_ROWS:,}); {advice}"
+            )
+        plan = last.get(width)
+        if plan is None or plan["rows"] + own + quotients > MAX_ROWS:
+            part = "" if plan is None else f"_part{sum(p['width'] == width for p in plans.values())}"
+            suffix = part if width == embedding_dim else f"_{width}{part}"
+            plan = {"tables": [], "rows": 0, "width": width, "suffix": suffix, "offset": {}, "quotient_offset": {}}
+            plans[f"{width}{part}"] = last[width] = plan
+        plan["tables"].append(table)
+        plan["offset"][table.name] = plan["rows"]
+        if quotients:
+            plan["quotient_offset"][table.name] = plan["rows"] + own
+        plan["rows"] += own + quotients
+    for plan in plans.values():
+        names = {f for t in plan["tables"] for f in t.features}
+        plan["fields"] = [f.name for f in schema.fields if f.name in names]
+        plan["sequences"] = [f.name for f in schema.sequences if f.name in names]
     return plans
 
 

@@ -260,3 +260,28 @@ def test_tables_are_marked_for_row_sparse_optimizers():
     layer = FeatureEmbedding(mixed_schema(), DIM)
     layer.build(None)
     assert [v.name for v in layer.variables if getattr(v, "row_sparse", False)] == ["table", "table_2"]
+
+
+def test_a_width_of_too_many_rows_gets_further_variables(monkeypatch):
+    from keras_ctr.layers import embedding_storage
+
+    schema = Schema([Categorical("a", 13), Categorical("b", 11), Categorical("c", 5), Categorical("d", 7, embedding_dim=2)], ["y"])
+    whole = FeatureEmbedding(schema, DIM, initializer="random_normal")
+    monkeypatch.setattr(embedding_storage, "MAX_ROWS", 17)
+    parts = FeatureEmbedding(schema, DIM, initializer="random_normal", name="embedding")
+    rng = np.random.default_rng(1)
+    x = {f.name: rng.integers(1, f.vocabulary_size, 9) for f in schema.fields}
+    whole(x), parts(x)
+    shapes = {v.path: tuple(v.shape) for v in parts.variables}
+    assert shapes["embedding/table"] == (13, DIM) and shapes["embedding/table_part1"] == (16, DIM) and shapes["embedding/table_2"] == (7, 2)
+    first, rest, narrow = parts._tables.values()
+    block = keras.ops.convert_to_numpy(whole._tables[str(DIM)])
+    first.assign(block[:13])
+    rest.assign(block[13:])
+    narrow.assign(whole._tables["2"])
+    parts._projections["d"].assign(whole._projections["d"])
+    np.testing.assert_array_equal(parts(x)["fields"], whole(x)["fields"])
+    np.testing.assert_array_equal(parts.rows("c"), whole.rows("c"))
+    monkeypatch.setattr(embedding_storage, "MAX_ROWS", 12)
+    with pytest.raises(SchemaError, match="table 'a' has 13 rows.*hash_buckets or quotient_remainder"):
+        FeatureEmbedding(schema, DIM)
