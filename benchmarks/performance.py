@@ -1,4 +1,4 @@
-"""Writes the tables of docs/performance.md and the figure of the README from benchmarks/results/*.json.
+"""Writes the tables of docs/performance.md and docs/deviations.md and the figure of the README from benchmarks/results/*.json.
 
     python -m benchmarks.performance [--figure]
 
@@ -17,7 +17,7 @@ from benchmarks.peer_workers.results import load
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGE = ROOT / "docs" / "performance.md"
+PAGES = (ROOT / "docs" / "performance.md", ROOT / "docs" / "deviations.md")
 FIGURE = ROOT / "docs" / "step_time.png"
 METRICS = ("auc", "gauc", "logloss")
 LABELS = {
@@ -129,7 +129,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--figure", action="store_true")
     arguments = parser.parse_args()
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), tables()), encoding="utf-8")
+    content = tables()
+    for page in PAGES:
+        page.write_text(filled(page.read_text(encoding="utf-8"), content), encoding="utf-8")
     if arguments.figure:
         draw(load(RESULTS / "peers.json"))
 

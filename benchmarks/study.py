@@ -9,6 +9,7 @@ every run, and a run whose result is in the output already is not repeated.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -24,6 +25,7 @@ import keras_ctr
 from benchmarks.arrays import load_arrays
 from keras_ctr import metrics, optimizers
 from keras_ctr.callbacks import RankingMetrics
+from keras_ctr.pruning import prune_zero_rows
 from keras_ctr.schema import META_GROUP
 
 DEFAULTS = {
@@ -35,6 +37,7 @@ DEFAULTS = {
     "weight_decay": 0.0,
     "optimizer": "adam",
     "optimizer_arguments": {},
+    "prune": False,
     "batch_size": 1024,
     "epochs": 20,
     "patience": 2,
@@ -86,16 +89,25 @@ def run(config, seed, schema, rates, splits, evaluate=("validation", "test")):
     out["zero_rows"] = round(zero_rows(model), 5)
     for split in evaluate:
         x, y = data[split]
-        predicted = {label: [] for label in schema.label_names}
-        for begin in range(0, len(next(iter(y.values()))), 8192):
-            batch = {k: v[begin : begin + 8192] for k, v in x.items()}
-            for label, p in model.predict_on_batch(batch).items():
-                predicted[label].append(np.asarray(p))
+        predicted = predict(model, x)
         out[split] = {
-            label: metrics.evaluate(y[label], np.concatenate(p), groups=x.get(META_GROUP), base_rate=base_rate[label])
-            for label, p in predicted.items()
+            label: metrics.evaluate(y[label], p, groups=x.get(META_GROUP), base_rate=base_rate[label]) for label, p in predicted.items()
         }
+    if config["prune"]:  # what taking the zero rows out saves, and changes, on the last split
+        pruned, tables = prune_zero_rows(model)
+        again = predict(pruned, x)
+        out["pruned"] = {path: dataclasses.asdict(table) for path, table in tables.items()}
+        out["pruned"]["largest_difference"] = max(float(np.abs(again[label] - predicted[label]).max()) for label in predicted)
     return out
+
+
+def predict(model, x, batch_size=8192):
+    """Returns `{label: (n, 1)}` for arrays of n rows."""
+    parts = {}
+    for begin in range(0, len(next(iter(x.values()))), batch_size):
+        for label, p in model.predict_on_batch({k: v[begin : begin + batch_size] for k, v in x.items()}).items():
+            parts.setdefault(label, []).append(np.asarray(p))
+    return {label: np.concatenate(values) for label, values in parts.items()}
 
 
 def summary(results, split, label):
