@@ -2,7 +2,8 @@
 
 Field-only models see the schema without its sequences; the others see everything. On this data every neural model is best after its
 first epoch or two and overfits the ids from then on, so training stops at the first epoch that does not improve; the sequence models, for
-which that was the second in every trial, train for one. xDeepInt and DynInt train with the papers' composite optimizer, the others with Adam.
+which that was the second in every trial, train for one. xDeepInt and DynInt train with the papers' composite optimizer, the others with
+Adam.
 """
 
 FIELDS = {"optimizer": "adam", "sequences": False, "batch_size": 512, "epochs": 6, "patience": 0}

@@ -24,8 +24,20 @@ def lookup(table, ids):
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.gather(table.value, ids)
+        return tf.gather(_own_copy(table.value), ids)
     return ops.take(table.value, ids, axis=0)
+
+
+def _own_copy(variable):
+    """Returns the copy of a MirroredVariable that the running replica reads: gathering from the whole makes a tensor of the table."""
+    import tensorflow as tf
+
+    copies = getattr(variable, "values", None)
+    context = tf.distribute.get_replica_context() if copies is not None else None
+    if context is None:
+        return variable
+    replica = tf.get_static_value(tf.convert_to_tensor(context.replica_id_in_sync_group))
+    return variable if replica is None else copies[int(replica)]
 
 
 def lookup_supports_jit():

@@ -19,9 +19,9 @@ __all__ = ["equal_batches", "logical_cpus", "mirrored"]
 def mirrored(devices=None, *, cross_device_ops=None):
     """Returns a `tf.distribute.MirroredStrategy` with collectives that are safe for sparse gradients.
 
-    TensorFlow's default runs the reductions of dense and of sparse gradients as collectives whose order the replicas do not agree on when
-    several optimizers (`keras.optimizers.MultiOptimizer`) launch them; it may then hang or raise an InternalError. The default here
-    reduces in the graph: copies summed in a tree between GPUs, on one device between CPUs.
+    TensorFlow's default runs the reductions of dense and of sparse gradients as different collectives, which every replica must launch in
+    one order; with several optimizers (`keras.optimizers.MultiOptimizer`) an InternalError over that order has been seen, rarely. The
+    default here reduces in the graph: copies summed in a tree between GPUs, on one device between CPUs.
 
     Args:
         devices: Names such as `["GPU:0", "GPU:1"]`, or their number; None = all GPUs, or all logical CPUs if there is no GPU.
@@ -80,7 +80,8 @@ def equal_batches(dataset, strategy):
     Keras scales the loss of each replica by the number of replicas, so a batch that does not divide would weigh its rows unequally, and a
     last batch with fewer rows than replicas would leave one without any. Batches keep their order; each is cut to a multiple of the
     number of replicas and left out if nothing remains. Choose a batch size that divides: then this concerns the last batch of a pass
-    only (at most `replicas - 1` rows, other ones in every pass if the data are shuffled); otherwise every batch loses rows.
+    only (at most `replicas - 1` rows, other ones in every pass if the data are shuffled); otherwise every batch loses rows. The number of
+    batches is not known beforehand, so Keras warns at the end of the first pass that the data ran out.
 
     Args:
         dataset: `tf.data.Dataset` of batches, structures of tensors `(B, ...)`.

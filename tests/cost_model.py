@@ -9,15 +9,16 @@ _ROWS = {"ResourceGather", "ResourceScatterUpdate", "ResourceScatterAdd", "Resou
 
 
 def train_graph(model, x, y):
-    """Returns the graph of a compiled model's training step on a batch, traced and never run."""
+    """Returns the graph of a compiled model's training step on a batch, of all replicas under a strategy, traced and never run."""
+    strategy = model.distribute_strategy
     dataset = tf.data.Dataset.from_tensors((x, y)).repeat()
     model.fit(dataset, steps_per_epoch=1, verbose=0, shuffle=False)  # creates the slots
     model.make_train_function()
-    iterator = iter(dataset)
+    iterator = iter(strategy.experimental_distribute_dataset(dataset))
 
     @tf.function(autograph=False)
     def step():
-        return model.train_step(next(iterator))
+        return strategy.run(model.train_step, args=(next(iterator),))
 
     return step.get_concrete_function().graph
 
@@ -27,10 +28,13 @@ def touched(graph, variables):
 
     Args:
         graph: A `FuncGraph`.
-        variables: Keras variables.
+        variables: Keras variables. A copy of a mirrored one is an entry of its own: the path, `@` and the number of the replica.
     """
-    out = {v.path: {"whole": set(), "rows": set()} for v in variables}
-    names = {id(v.value.handle): v.path for v in variables}
+    names = {}
+    for v in variables:
+        copies = getattr(v.value, "values", None)
+        names.update({id(v.value.handle): v.path} if copies is None else {id(c.handle): f"{v.path}@{i}" for i, c in enumerate(copies)})
+    out = {path: {"whole": set(), "rows": set()} for path in names.values()}
     known = {}
     for outer, inner in graph.captures:
         if id(outer) in names:
@@ -82,7 +86,7 @@ def _graph_of(graph, name):
 
 
 def outputs_with(graph, sizes):
-    """Returns the ops, nested functions included, that make a tensor with one of the given axis lengths: prime, so that none is a chance."""
+    """Returns the ops, nested functions included, that make a tensor with an axis of one of the given lengths (choose primes)."""
     found = set()
     for op in graph.get_operations():
         for tensor in op.outputs:

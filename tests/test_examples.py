@@ -1,6 +1,9 @@
 """The examples run, stay short, and show what they say."""
 
+import ast
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,3 +40,15 @@ def test_own_data_csv_ranks_the_liked_kind_first(tmp_path):
 def test_interformer_kuairand(tmp_path):
     logs = load("interformer_kuairand").main(None, tmp_path / "data", epochs=1, max_length=5, num_layers=1)
     assert 0.6 < logs["val_auc"] < 0.9
+
+
+@pytest.mark.slow
+def test_distributed_mirrored():
+    # In a process of its own: logical devices must be made before TensorFlow starts.
+    path = next(p for p in EXAMPLES if p.stem == "distributed_mirrored")
+    code = f"import runpy; print(runpy.run_path({str(path)!r})['main']())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    result = ast.literal_eval(done.stdout.splitlines()[-1])
+    assert result["replicas"] == 2 and result["apart"] == 0
+    assert 0.5 + 0.6 * (result["best"] - 0.5) < result["auc"] <= result["best"] + 0.02

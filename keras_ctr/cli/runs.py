@@ -158,6 +158,9 @@ def train(data, config, *, model=None, progress=None, description=None):
     options = {"batch_size": config.batch_size, "features": schema.feature_names, "labels": schema.label_names}
     training = make_dataset(data, "train", shuffle=True, seed=config.seed, cache=True, **options)
     if strategy:
+        replicas = strategy.num_replicas_in_sync
+        if config.batch_size % replicas:
+            raise ValueError(f"batch size {config.batch_size} does not divide among {replicas} devices; choose a multiple")
         training = distribution.equal_batches(training, strategy)
     validation = make_dataset(data, "validation", cache=True, **{**options, "batch_size": 4 * config.batch_size})
     steps = -(-data.num_rows("train") // config.batch_size)
@@ -182,8 +185,9 @@ def score(model, dataset, *, progress=None, total=None, description="scoring"):
     done = 0
     for x, y in dataset:
         for label, values in model.predict_on_batch(x).items():
-            scores.setdefault(label, []).append(np.asarray(values)[:, 0])
             truth.setdefault(label, []).append(np.asarray(y[label])[:, 0])
+            # Under a strategy each replica scores the whole batch, and Keras joins the equal outcomes.
+            scores.setdefault(label, []).append(np.asarray(values)[: len(truth[label][-1]), 0])
         if META_GROUP in x:
             groups.append(np.asarray(x[META_GROUP]))
         done += len(next(iter(truth.values()))[-1])

@@ -32,6 +32,10 @@ def is_sparse(gradient):
     return isinstance(gradient, tf.IndexedSlices)
 
 
+def _gather(variable, rows):
+    return tf.raw_ops.ResourceGather(resource=variable.handle, indices=rows, dtype=variable.dtype)
+
+
 class _Divisible:
     """A sparse gradient while Keras divides gradients by the loss scale, which would make an `IndexedSlices` an error."""
 
@@ -105,11 +109,12 @@ class RowUpdates:
                 slot.assign(new_slot)
             return
         rows = gradient.indices
-        # Gathers from the variables themselves: reading one as a tensor would copy the table at the next scatter.
-        value = self.decayed(tf.gather(variable, rows), learning_rate, variable)
-        current = [tf.gather(slot, rows) for slot in slots]
+        # Gathers by handle, that of the copy on this device: reading a variable as a tensor would copy the table at the next scatter.
+        value, *current = [_gather(target, rows) for target in (variable, *slots)]
+        value = self.decayed(value, learning_rate, variable)
         self.before_rows(variable)
-        new, new_slots = self.rule(tf.cast(gradient.values, dtype), value, current, learning_rate, step)
+        values = tf.ensure_shape(gradient.values, (None, *variable.shape[1:]))  # collectives forget the width
+        new, new_slots = self.rule(tf.cast(values, dtype), value, current, learning_rate, step)
         for target, new_rows in zip((variable, *slots), (new, *new_slots), strict=True):
             tf.raw_ops.ResourceScatterUpdate(resource=target.handle, indices=rows, updates=new_rows)
 
