@@ -116,6 +116,8 @@ def draw(document, path=FIGURE):
         axis.plot(*zip(*points, strict=True), marker="o", label=LABELS[peer], **style)
     axis.set_xscale("log")
     axis.set_yscale("log")
+    axis.set_yticks(ticks := [30, 50, 100, 200, 500, 1000], [str(tick) for tick in ticks])
+    axis.minorticks_off()
     axis.set_xlabel("embedding rows (width 16)")
     axis.set_ylabel("training step, ms (batch 4096)")
     axis.set_title("DCN, 39 tokens, 2 cores; * with tuned malloc", fontsize=10)

@@ -101,6 +101,8 @@ def study(arguments):
         cell = measure(configs, rounds=arguments.rounds, steps=arguments.steps, warmup=arguments.warmup, common=common)
         document = results.load(arguments.out)
         document["machine"] = machine()
+        if arguments.batch_size != architectures.BATCH_SIZE:
+            name += f", batch {arguments.batch_size}"
         document.setdefault(part, {})[name] = cell
         results.save(arguments.out, document)
         sides = ", ".join(f"{side} {values['median_ms']:.1f} ms {values['peak_mb']:,} MiB" for side, values in cell["sides"].items())
