@@ -210,7 +210,7 @@ def test_a_killed_adapt_leaves_no_run_and_can_be_repeated(place, tmp_path):
 
 def test_training_goes_on_from_a_run(place, adapted, capsys):
     before = runs.load_run(adapted)[0].optimizer.iterations.numpy()
-    out = place / "went_on"
+    out = place / "trained_from_run2"
     assert (
         run(
             "train",

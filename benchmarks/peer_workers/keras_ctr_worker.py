@@ -88,9 +88,9 @@ def make_optimizer(name):
         return keras.optimizers.Adam(rate)
     if name == "dynint":  # its two rates stay as they are: that of Adam would be a tenth of them
         return keras_ctr.optimizers.dynint(l1=1e-4, l2=1e-4)
-    make = getattr(keras_ctr.optimizers, name, None)
-    if make is None:
-        raise Unavailable(f"keras_ctr.optimizers has no {name!r}")
+    if name not in keras_ctr.optimizers.__all__:
+        raise Unavailable(f"keras_ctr.optimizers has no {name!r}, and it is not 'keras_adam'")
+    make = getattr(keras_ctr.optimizers, name)
     return make(rate, momentum=0.9) if name == "SGD" else make(rate)
 
 

@@ -18,21 +18,19 @@ SMALL = {
     "DIN": {"hidden_units": [16], "attention_units": [8], "attention_activation": "sigmoid", "hidden_activation": "relu"},
     "InterFormer": {"num_layers": 1, "hidden_units": [16], "interaction_units": [16]},
 }
-QUICK = {("DCNv2", "default"), ("DCNv2", "GroupLassoFTRL"), ("DynInt", "dynint"), ("DIN", "RowWiseAdagrad")}
 DICE = {"hidden_units": [16], "attention_units": [8]}
 MOVING = ("norm/moving_mean", "norm/moving_variance")
 DNN = {"embedding_dim": 3, "hidden_units": [5]}
 
 
-def case(name, model, optimizer, slow=True, **more):
-    value = {"name": name, "model": model, "optimizer": optimizer, **more}
-    return pytest.param(value, id=name, marks=[pytest.mark.slow] if slow else [])
+def case(name, model, optimizer, **more):
+    return pytest.param({"name": name, "model": model, "optimizer": optimizer, **more}, id=name, marks=[pytest.mark.slow])
 
 
 def pairs():
     for model, arguments in SMALL.items():
         for optimizer in OWN if model == "DCNv2" else OWN[:10]:
-            yield case(f"{model}-{optimizer}", model, optimizer, (model, optimizer) not in QUICK, arguments=arguments, steps=50)
+            yield case(f"{model}-{optimizer}", model, optimizer, arguments=arguments, steps=50)
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +110,7 @@ def costs():
     hidden = {"hidden_units": [5]}
     for optimizer in OWN:
         if optimizer != "original":  # its first step sets all rows to zero, and the graph holds that
-            slow = optimizer not in ("default", "dynint")
-            yield case(f"cost-{optimizer}", "DNN", optimizer, slow, cost=True, arguments=hidden)
+            yield case(f"cost-{optimizer}", "DNN", optimizer, cost=True, arguments=hidden)
     yield case("cost-DCNv2", "DCNv2", "default", cost=True, arguments=SMALL["DCNv2"])
 
 
