@@ -60,7 +60,7 @@ def test_two_devices_train_as_one(results, case):
     assert_equal_training(result_of(results, case))
 
 
-@pytest.mark.parametrize("case", [case("l2", "DNN", "LazyAdam", False, steps=20, arguments={**DNN, "embedding_l2": 0.1})])
+@pytest.mark.parametrize("case", [case("l2", "DNN", "LazyAdam", steps=20, arguments={**DNN, "embedding_l2": 0.1})])
 def test_the_penalty_on_the_rows_of_a_batch_is_the_same(results, case):
     assert_equal_training(result_of(results, case))
 
@@ -89,7 +89,7 @@ def test_many_fits_with_two_optimizers_end(results, case):
     assert result_of(results, case)["fits"] == 20
 
 
-@pytest.mark.parametrize("case", [case("uneven", "DNN", "default", False, steps=3, rows=32 + 32 + 3, arguments=DNN)])
+@pytest.mark.parametrize("case", [case("uneven", "DNN", "default", steps=3, rows=32 + 32 + 3, arguments=DNN)])
 def test_a_last_batch_that_does_not_divide(results, case):
     """Replicas get equal parts of what is left after the cut, and train as one device on those rows."""
     result = result_of(results, case)
@@ -124,7 +124,7 @@ def test_a_step_of_two_devices_touches_rows_only(results, case):
     assert not result["long"], f"tensors of {VOCABULARIES} rows are made by {result['long']}"
 
 
-@pytest.mark.parametrize("case", [case("cost-keras", "DNN", "keras", False, cost=True, arguments={"hidden_units": [5]})])
+@pytest.mark.parametrize("case", [case("cost-keras", "DNN", "keras", cost=True, arguments={"hidden_units": [5]})])
 def test_keras_own_optimizers_rewrite_every_copy(results, case):
     result = result_of(results, case)
     assert all(result["whole"].values())
