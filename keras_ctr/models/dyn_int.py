@@ -31,6 +31,7 @@ def DynInt(
     On the tokens X_0 `(F, D)` crossed into h subspaces, F' = hF, `X_l = X_{l-1} * P_l + X_{l-1}`, `logit = sum_d (w . X_L[:, d] + b)`,
     `P_l = (W X_0) * G` (da), `U diag(s) V^T X_0` (dgp), `(G * W) X_0` with G of rank K (dwp); the gates and scales come from
     a two-layer network on sg(X_0) and are neutral at the start. Parameters: see the three layers, and F + 1 for one label.
+    Optimizer: `keras_ctr.optimizers.dynint()`, the paper's composite, which was the best one here too (docs/deviations.md).
 
     Args:
         schema: The fitted `Schema`. The authors bin all numeric features (`Numeric(transform="log_square")`).
