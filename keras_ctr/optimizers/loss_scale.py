@@ -1,15 +1,10 @@
 """Dynamic loss scaling that costs O(rows in the batch)."""
 
 import keras
-from keras import ops
 
 if keras.backend.backend() == "tensorflow":
-    from keras_ctr.optimizers.tensorflow_rows import map_values, values_of
+    from keras_ctr.optimizers.tensorflow_rows import values_of
 else:
-
-    def map_values(function, gradient):
-        """Gradients of the other backends are dense."""
-        return function(gradient)
 
     def values_of(gradient):
         """Gradients of the other backends are dense."""
@@ -35,17 +30,3 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
     def check_finite(self, grads):
         """Returns whether all elements of all gradients are finite."""
         return super().check_finite([None if g is None else values_of(g) for g in grads])
-
-    def _stateful_handle_finite_grads(self, grads, trainable_variables):
-        # Keras divides as tensors. Dividing here and by one there keeps the rest of its step as it is.
-        scale = self.dynamic_scale
-        unscaled = [g if g is None else map_values(lambda x: x / ops.cast(scale, x.dtype), g) for g in grads]
-        self.inner_optimizer.apply(unscaled, trainable_variables=trainable_variables)
-        ops.cond(ops.equal(self.step_counter, self.dynamic_growth_steps - 1), self._grow, self._count)
-
-    def _grow(self):
-        self.step_counter.assign(0)
-        self.dynamic_scale.assign(self.dynamic_scale * 2.0)
-
-    def _count(self):
-        self.step_counter.assign_add(1)

@@ -16,9 +16,6 @@ else:
             """Slots may be created anywhere."""
             return contextlib.nullcontext()
 
-        def prepare_rows(self, slots):
-            """Nothing to prepare."""
-
 
 class RowSparseOptimizer(RowUpdates, keras.optimizers.Optimizer):
     """A Keras optimizer whose step costs O(rows in the batch) for variables with sparse gradients.
@@ -70,8 +67,6 @@ class RowSparseOptimizer(RowUpdates, keras.optimizers.Optimizer):
             self._slots = []
             for variable in variables:
                 self._slots.append([self._add_slot(variable, *slot) for slot in self.slots()])
-                if getattr(variable, "row_sparse", False):
-                    self.prepare_rows(self._slots[-1])
 
     def _add_slot(self, variable, name, per_row, initial):
         # Not initializers.Constant, which needs the memory of the slot twice.

@@ -127,19 +127,6 @@ class RowUpdates:
             return contextlib.nullcontext()
         return tf.init_scope()
 
-    def prepare_rows(self, slots):
-        """Tells TensorFlow that rows of these variables will be written, which it otherwise finds out in the first step.
-
-        If anything holds the buffer then, it copies the whole variable; now nothing does.
-        """
-        if not tf.executing_eagerly():
-            return
-        for slot in slots:
-            for variable in getattr(slot.value, "values", (slot.value,)):  # the copies of a MirroredVariable
-                with tf.device(variable.device):
-                    nothing = tf.zeros((0, *variable.shape[1:]), variable.dtype)
-                    tf.raw_ops.ResourceScatterUpdate(resource=variable.handle, indices=tf.zeros((0,), "int32"), updates=nothing)
-
     def add_row_slot(self, variable, name, initializer):
         """Adds a slot with one value a row of `variable`, on its device."""
         with self._distribution_strategy.extended.colocate_vars_with(variable if isinstance(variable, tf.Variable) else variable.value):
