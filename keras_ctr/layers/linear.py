@@ -5,9 +5,11 @@ import dataclasses
 import keras
 from keras import ops
 
+from keras_ctr.layers.arguments import check_choice
 from keras_ctr.layers.embedding import FeatureEmbedding
+from keras_ctr.layers.numeric import NumericTokens
 from keras_ctr.layers.pooling import masked_mean
-from keras_ctr.schema import Schema
+from keras_ctr.schema import Schema, Sequence
 
 
 @keras.saving.register_keras_serializable(package="keras_ctr")
@@ -20,16 +22,32 @@ class LinearLogit(keras.Layer):
     Args:
         schema: The fitted `Schema` (or its dict form); its `embedding_dim` and `embedding_initializer` options do not apply here.
         units: Outputs, one a label.
+        numeric: `kind` of `layers.NumericTokens`, whose `units`-wide tokens are added up: `"scale_embedding"` is the sum above,
+            `"dense_projection"` the same, `"bucketize"` one weight per bin, `"bottom_mlp"` an MLP with a linear end.
+        history_weights: `"shared"`: a history reads the weights of the table that it names, as embeddings do. `"own"`: every sequence
+            has weights of its own, as in the public benchmarks.
         initializer: Keras initializer of the weights per id.
+
+    Raises:
+        ValueError: On an unknown `numeric` or `history_weights`.
 
     Source: logistic regression; the wide part of Wide & Deep (Cheng et al. 2016) without crosses.
     """
 
-    def __init__(self, schema, units=1, *, initializer="zeros", **kwargs):
+    HISTORY_WEIGHTS = ("shared", "own")
+
+    def __init__(self, schema, units=1, *, numeric="scale_embedding", history_weights="shared", initializer="zeros", **kwargs):
         super().__init__(**kwargs)
+        check_choice(self, "numeric", numeric, NumericTokens.KINDS)
+        check_choice(self, "history_weights", history_weights, self.HISTORY_WEIGHTS)
         schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
-        self.schema = schema.replace(features=[_plain(feature) for feature in schema.features])
+        features = [_plain(feature) for feature in schema.features]
+        if history_weights == "own":
+            features = [_detached(f, schema) if isinstance(f, Sequence) else f for f in features]
+        self.schema = schema.replace(features=features)
         self.units = units
+        self.numeric = numeric
+        self.history_weights = history_weights
         self.initializer = keras.initializers.get(initializer)
         self.embedding = FeatureEmbedding(self.schema, units, initializer=self.initializer, name="embedding", dtype=self.dtype_policy)
 
@@ -37,8 +55,16 @@ class LinearLogit(keras.Layer):
         self.embedding.build(inputs_shape)
         self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros")
         if self.schema.numerics:
-            shape = (len(self.schema.numerics), self.units)
-            self.numeric_kernel = self.add_weight(name="numeric_kernel", shape=shape, initializer="zeros")
+            self.numeric_tokens = NumericTokens(
+                self.units,
+                kind=self.numeric,
+                output_activation="linear",
+                transforms=[(f.transform, f.mean, f.std) for f in self.schema.numerics],
+                initializer="zeros",
+                name="numeric",
+                dtype=self.dtype_policy,
+            )
+            self.numeric_tokens.build((None, len(self.schema.numerics)))
         self.built = True
 
     def call(self, inputs):
@@ -47,7 +73,7 @@ class LinearLogit(keras.Layer):
         if "fields" in features:
             logit = logit + ops.sum(features["fields"], axis=1)  # (B, units)
         if "numeric" in features:
-            logit = logit + ops.matmul(features["numeric"], self.numeric_kernel)  # (B, units)
+            logit = logit + ops.sum(self.numeric_tokens(features["numeric"]), axis=1)  # (B, units)
         for group, events in features.get("sequences", {}).items():
             pooled = masked_mean(events, features["masks"][group])  # (B, M*units)
             pooled = ops.reshape(pooled, (-1, len(self.schema.sequence_groups[group]), self.units))  # (B, M, units)
@@ -66,9 +92,24 @@ class LinearLogit(keras.Layer):
             **super().get_config(),
             "schema": self.embedding.get_config()["schema"],
             "units": self.units,
+            "numeric": self.numeric,
+            "history_weights": self.history_weights,
             "initializer": keras.initializers.serialize(self.initializer),
         }
 
 
 def _plain(feature):
     return dataclasses.replace(feature, embedding_dim=None, embedding_initializer=None)
+
+
+def _detached(sequence, schema):
+    """Returns the sequence with a table of its own, as large as the one that it shares."""
+    table = schema.table_of(sequence)
+    return dataclasses.replace(
+        sequence,
+        table=None,
+        target=None,
+        vocabulary_size=table.vocabulary_size,
+        quotient_remainder=getattr(table, "quotient_remainder", None),
+        **dict.fromkeys(("vocabulary", "min_count", "capacity", "hash_buckets")),
+    )

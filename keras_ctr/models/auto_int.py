@@ -25,6 +25,7 @@ def AutoInt(
     batch_norm=False,
     hidden_activation="relu",
     numeric="scale_embedding",
+    history_weights="shared",
     embedding_l2=0.0,
     activation="sigmoid",
     name="auto_int",
@@ -49,6 +50,8 @@ def AutoInt(
         batch_norm: Whether to normalise before each hidden activation of the MLP.
         hidden_activation: Activation of the hidden layers.
         numeric: How numerics that are not binned become tokens, `kind` of `layers.NumericTokens`.
+        history_weights: `"shared"`: in the linear part a history reads the weights of the table that it names. `"own"`: it has weights of
+            its own, as in the public benchmarks.
         embedding_l2: Weight of the L2 penalty on the rows of a batch, see `layers.FeatureEmbedding`.
         activation: `"sigmoid"` for probabilities, None for logits.
         name: Name of the model.
@@ -76,7 +79,7 @@ def AutoInt(
         deep = mlp(keras.layers.Flatten(name="flat")(tokens))  # (B, U)
         head = keras.layers.Concatenate(name="head")([head, deep])
     if linear:
-        values = sum_logits([linear_logits(inputs, schema), logits(head, schema, name="head_logits")])  # (B, L)
+        values = sum_logits([linear_logits(inputs, schema, history_weights), logits(head, schema, name="head_logits")])  # (B, L)
     else:
         values = logits(head, schema)
     return CTRModel(inputs, predictions(values, schema, activation), name=name)

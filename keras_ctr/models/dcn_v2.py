@@ -48,8 +48,8 @@ def DCNv2(
         dropout: Share of hidden units dropped in training.
         batch_norm: Whether to normalise before each hidden activation.
         hidden_activation: Activation of the hidden layers.
-        numeric: How numerics that are not binned enter: `"raw"`, the numbers as they are; `"scale_embedding"`, one D-wide token `v w` each;
-            `"dense_projection"`, one D-wide token for all (`kind` of `layers.NumericTokens`).
+        numeric: How numerics that are not binned enter: `"raw"`, the numbers as they are, or a `kind` of `layers.NumericTokens`:
+            `"scale_embedding"` and `"bucketize"` make one D-wide token each, `"bottom_mlp"` and `"dense_projection"` one for all.
         embedding_l2: Weight of the L2 penalty on the rows of a batch, see `layers.FeatureEmbedding`.
         activation: `"sigmoid"` for probabilities, None for logits.
         name: Name of the model.

@@ -19,6 +19,7 @@ def DeepFM(
     batch_norm=False,
     hidden_activation="relu",
     numeric="scale_embedding",
+    history_weights="shared",
     embedding_l2=0.0,
     activation="sigmoid",
     name="deep_fm",
@@ -36,6 +37,8 @@ def DeepFM(
         batch_norm: Whether to normalise before each hidden activation.
         hidden_activation: Activation of the hidden layers.
         numeric: How numerics that are not binned become tokens, `kind` of `layers.NumericTokens`. The linear part takes them as they are.
+        history_weights: `"shared"`: in the linear part a history reads the weights of the table that it names. `"own"`: it has weights of
+            its own, as in the public benchmarks.
         embedding_l2: Weight of the L2 penalty on the rows of a batch, see `layers.FeatureEmbedding`; not on the linear part.
         activation: `"sigmoid"` for probabilities, None for logits.
         name: Name of the model.
@@ -50,7 +53,7 @@ def DeepFM(
     inputs = build_inputs(schema)
     features = layers.FeatureEmbedding(schema, embedding_dim, embedding_l2=embedding_l2, name="embedding")(inputs)
     tokens = field_tokens(features, schema, embedding_dim, numeric=numeric)  # (B, F, D)
-    parts = [linear_logits(inputs, schema), pair_logits(tokens, schema)]  # (B, L) each
+    parts = [linear_logits(inputs, schema, history_weights), pair_logits(tokens, schema)]  # (B, L) each
     if hidden_units:
         mlp = layers.MLP(hidden_units, activation=hidden_activation, dropout=dropout, batch_norm=batch_norm, name="mlp")
         deep = mlp(keras.layers.Flatten(name="flat")(tokens))  # (B, U)

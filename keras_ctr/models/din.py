@@ -4,6 +4,7 @@ import keras
 
 from keras_ctr import layers
 from keras_ctr.models.ctr_model import CTRModel, build_inputs, logits, predictions
+from keras_ctr.models.tokens import flat_parts
 from keras_ctr.registry import register_model
 
 
@@ -19,6 +20,7 @@ def DIN(
     dropout=0.0,
     batch_norm=False,
     hidden_activation="dice",
+    numeric="raw",
     embedding_l2=0.0,
     activation="sigmoid",
     name="din",
@@ -40,6 +42,8 @@ def DIN(
         dropout: Share of hidden units dropped in training.
         batch_norm: Whether to normalise before each hidden activation.
         hidden_activation: `"dice"` or the name of a Keras activation.
+        numeric: How numerics that are not binned enter: `"raw"`, the numbers as they are, or a `kind` of `layers.NumericTokens`:
+            `"scale_embedding"` and `"bucketize"` make one D-wide token each, `"bottom_mlp"` and `"dense_projection"` one for all.
         embedding_l2: `embedding_l2` of `layers.FeatureEmbedding`, in the place of the paper's mini-batch aware L2: rows of the batch only,
             but weighted by their count in it, where the paper divides by their frequency in the data.
         activation: `"sigmoid"` for probabilities, None for logits.
@@ -54,11 +58,7 @@ def DIN(
     """
     inputs = build_inputs(schema)
     features = layers.FeatureEmbedding(schema, embedding_dim, embedding_l2=embedding_l2, name="embedding")(inputs)
-    parts = []
-    if "fields" in features:
-        parts.append(keras.layers.Flatten(name="flat_fields")(features["fields"]))  # (B, F*D)
-    if "numeric" in features:
-        parts.append(features["numeric"])  # (B, N)
+    parts = flat_parts(features, schema, embedding_dim, numeric)  # (B, F*D), (B, N')
     targets = features.get("targets", {})
     for group in schema.sequence_groups:
         events, mask = features["sequences"][group], features["masks"][group]  # (B, T, M*D), (B, T)

@@ -14,6 +14,7 @@ def FM(
     *,
     embedding_dim=16,
     numeric="scale_embedding",
+    history_weights="shared",
     embedding_l2=0.0,
     activation="sigmoid",
     name="fm",
@@ -28,6 +29,8 @@ def FM(
         schema: The fitted `Schema`.
         embedding_dim: D, the width of an embedding.
         numeric: How numerics that are not binned become tokens, `kind` of `layers.NumericTokens`. The linear part takes them as they are.
+        history_weights: `"shared"`: in the linear part a history reads the weights of the table that it names. `"own"`: it has weights of
+            its own, as in the public benchmarks.
         embedding_l2: Weight of the L2 penalty on the rows of a batch, see `layers.FeatureEmbedding`; not on the linear part.
         activation: `"sigmoid"` for probabilities, None for logits.
         name: Name of the model.
@@ -42,13 +45,14 @@ def FM(
     inputs = build_inputs(schema)
     features = layers.FeatureEmbedding(schema, embedding_dim, embedding_l2=embedding_l2, name="embedding")(inputs)
     tokens = field_tokens(features, schema, embedding_dim, numeric=numeric)  # (B, F, D)
-    values = sum_logits([linear_logits(inputs, schema), pair_logits(tokens, schema)])  # (B, L)
+    values = sum_logits([linear_logits(inputs, schema, history_weights), pair_logits(tokens, schema)])  # (B, L)
     return CTRModel(inputs, predictions(values, schema, activation), name=name)
 
 
-def linear_logits(inputs, schema):
+def linear_logits(inputs, schema, history_weights="shared"):
     """Returns `(B, L)` float32, the linear part of all features: one weight per id and label, and a bias."""
-    return layers.LinearLogit(schema, len(schema.labels), dtype="float32", name="linear")(inputs)
+    linear = layers.LinearLogit(schema, len(schema.labels), history_weights=history_weights, dtype="float32", name="linear")
+    return linear(inputs)  # (B, L)
 
 
 def pair_logits(tokens, schema):

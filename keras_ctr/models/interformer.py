@@ -4,6 +4,7 @@ import keras
 
 from keras_ctr import layers
 from keras_ctr.models.ctr_model import CTRModel, build_inputs, logits, predictions
+from keras_ctr.models.tokens import numeric_tokens
 from keras_ctr.registry import register_model
 from keras_ctr.schema import nearest
 
@@ -45,6 +46,7 @@ def InterFormer(
     dropout=0.0,
     batch_norm=False,
     hidden_activation="swish",
+    numeric="dense_projection",
     embedding_l2=0.0,
     activation="sigmoid",
     name="interformer",
@@ -100,6 +102,7 @@ def InterFormer(
         dropout: Share dropped in training, of the hidden units of head and Interaction Arch and of the Sequence Arch's branches.
         batch_norm: Whether to normalise before each hidden activation of the head.
         hidden_activation: Activation of all hidden layers.
+        numeric: How numerics that are not binned become tokens, `kind` of `layers.NumericTokens`; the paper's is one token for all.
         embedding_l2: Weight of the L2 penalty on the rows of a batch, see `layers.FeatureEmbedding`.
         activation: `"sigmoid"` for probabilities, None for logits.
         name: Name of the model.
@@ -127,7 +130,7 @@ def InterFormer(
         raise ValueError("InterFormer: the schema has sequences only; add a field or a numeric")
     inputs = build_inputs(schema)
     features = layers.FeatureEmbedding(schema, embedding_dim, embedding_l2=embedding_l2, name="embedding")(inputs)
-    tokens = _field_tokens(features, embedding_dim)
+    tokens = _field_tokens(features, schema, embedding_dim, numeric)
     s = mask = segments = None
     if schema.sequences:
         groups = _unified_groups(features, embedding_dim, sequence_merge, activation=hidden_activation, self_masking=use_self_masking)
@@ -203,12 +206,9 @@ def InterFormer(
     return CTRModel(inputs, predictions(logits(head, schema), schema, activation), name=name)
 
 
-def _field_tokens(features, embedding_dim):
-    """Returns `[(B, 1, D) of the numerics, (B, F, D)]`, as far as the schema has them (Eq. 5)."""
-    tokens = []
-    if "numeric" in features:
-        project = layers.NumericTokens(embedding_dim, kind="dense_projection", name="dense_projection")
-        tokens.append(project(features["numeric"]))
+def _field_tokens(features, schema, embedding_dim, numeric):
+    """Returns `[(B, N', D) of the numerics, (B, F, D)]`, as far as the schema has them (Eq. 5)."""
+    tokens = [numeric_tokens(features, schema, embedding_dim, numeric)] if "numeric" in features else []
     return [*tokens, features["fields"]] if "fields" in features else tokens
 
 

@@ -24,6 +24,7 @@ def XDeepFM(
     batch_norm=False,
     hidden_activation="relu",
     numeric="scale_embedding",
+    history_weights="shared",
     embedding_l2=0.0,
     activation="sigmoid",
     name="x_deep_fm",
@@ -49,6 +50,8 @@ def XDeepFM(
         batch_norm: Whether to normalise before each hidden activation.
         hidden_activation: Activation of the hidden layers.
         numeric: How numerics that are not binned become tokens, `kind` of `layers.NumericTokens`. The linear part takes them as they are.
+        history_weights: `"shared"`: in the linear part a history reads the weights of the table that it names. `"own"`: it has weights of
+            its own, as in the public benchmarks.
         embedding_l2: Weight of the L2 penalty on the rows of a batch, see `layers.FeatureEmbedding`; not on the linear part.
         activation: `"sigmoid"` for probabilities, None for logits.
         name: Name of the model.
@@ -71,5 +74,5 @@ def XDeepFM(
         mlp = layers.MLP(hidden_units, activation=hidden_activation, dropout=dropout, batch_norm=batch_norm, name="mlp")
         deep = mlp(keras.layers.Flatten(name="flat")(tokens))  # (B, U)
         head = keras.layers.Concatenate(name="head")([head, deep])  # (B, K + U)
-    values = sum_logits([linear_logits(inputs, schema), logits(head, schema, name="head_logits")])  # (B, L)
+    values = sum_logits([linear_logits(inputs, schema, history_weights), logits(head, schema, name="head_logits")])  # (B, L)
     return CTRModel(inputs, predictions(values, schema, activation), name=name)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_ctr import Categorical, Numeric, Schema, SchemaError, Sequence
-from keras_ctr.layers import FeatureEmbedding, LinearLogit, NumericTokens, SequencePooling
+from keras_ctr.layers import FeatureEmbedding, LinearLogit, SequencePooling
 from tests.layer_contract import check_layer
 from tests.sample import full_schema, random_rows
 
@@ -142,7 +142,7 @@ def test_linear_logit_against_a_loop():
     layer = LinearLogit(schema, 2, initializer="random_normal")
     out = np.array(layer(x))
     layer.bias.assign([0.25, -0.5])
-    layer.numeric_kernel.assign([[0.75, 0.125]])
+    layer.numeric_tokens.kernel.assign([[0.75, 0.125]])
     out = np.array(layer(x))
     for b in range(17):
         z = np.array([0.25, -0.5]) + x["price"][b] * np.array([0.75, 0.125])
@@ -155,6 +155,32 @@ def test_linear_logit_against_a_loop():
                 z = z + sum(rows[x[s.name][b, t]] for t in valid if x[s.name][b, t]) / max(1, len(valid))
         np.testing.assert_allclose(out[b], z, rtol=1e-5, atol=1e-6)
     assert layer.count_params() == (19 + 11 + 13 + 4) * 2 + 2 + 2
+
+
+def test_linear_logit_with_weights_of_their_own_for_histories():
+    schema = mixed_schema()
+    x, _ = random_rows(schema, 17)
+    layer = LinearLogit(schema, 2, history_weights="own", initializer="random_normal")
+    out = np.array(layer(x))
+    expected = np.zeros((17, 2))
+    for b in range(17):
+        for f in schema.fields:
+            expected[b] += layer.embedding.rows(f.name)[x[f.name][b]]
+        for members in schema.sequence_groups.values():
+            valid = [t for t in range(members[0].max_length) if any(x[s.name][b, t] for s in members)]
+            for s in members:
+                rows = layer.embedding.rows(s.name)
+                expected[b] += sum((rows[x[s.name][b, t]] for t in valid if x[s.name][b, t]), np.zeros(2)) / max(1, len(valid))
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+    tables = {schema.table_of(f).name: schema.table_of(f).vocabulary_size for f in schema.fields}
+    rows = sum(tables.values()) + sum(schema.table_of(s).vocabulary_size for s in schema.sequences)
+    assert layer.count_params() == rows * 2 + 2 + 2
+    copy = LinearLogit.from_config(layer.get_config())
+    copy.build({k: v.shape for k, v in x.items()})
+    copy.set_weights(layer.get_weights())
+    np.testing.assert_array_equal(np.array(copy(x)), out)
+    with pytest.raises(ValueError, match="did you mean 'own'"):
+        LinearLogit(schema, history_weights="owns")
 
 
 def test_pooling_is_the_mean_of_the_valid_steps():
@@ -170,25 +196,7 @@ def test_pooling_is_the_mean_of_the_valid_steps():
         SequencePooling(4)(x)
 
 
-@pytest.mark.parametrize("kind", NumericTokens.KINDS)
-def test_numeric_tokens(kind):
-    x = np.random.default_rng(0).normal(size=(5, 7)).astype("float32")
-    layer = NumericTokens(DIM, kind=kind)
-    out = np.array(layer(x))
-    w = keras.ops.convert_to_numpy(layer.kernel)
-    if kind == "scale_embedding":
-        expected = np.stack([[x[b, n] * w[n] for n in range(7)] for b in range(5)])
-    else:
-        expected = np.stack([[sum(x[b, n] * w[n] for n in range(7))] for b in range(5)])
-    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
-    assert layer.count_params() == 7 * DIM
-    with pytest.raises(ValueError, match="kind"):
-        NumericTokens(DIM, kind="other")
-
-
-def test_layer_contracts():
-    x = np.random.default_rng(0).normal(size=(5, 7)).astype("float32")
-    check_layer(NumericTokens(DIM), x)
+def test_pooling_contract():
     check_layer(SequencePooling(2), (5, 7, 6), has_weights=False)
 
 

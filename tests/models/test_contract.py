@@ -36,6 +36,20 @@ def test_builds_from_a_schema_alone(name, kind):
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_numerics_enter_in_each_of_the_four_ways(name):
+    schema = SCHEMAS["sequences"]
+    x, _ = random_rows(schema, ROWS)
+    other = {**x, "price": x["price"] + 3}
+    for kind in keras_ctr.layers.NumericTokens.KINDS:
+        model = keras_ctr.get_model(name, schema, numeric=kind)
+        spread(model)
+        before, after = predict(model, x)["click"], predict(model, other)["click"]
+        assert np.isfinite(before).all() and np.abs(before - after).max() > 1e-6, f"{kind}: the price does not count"
+    with pytest.raises(ValueError, match="did you mean 'bucketize'"):
+        keras_ctr.get_model(name, schema, numeric="bucketise")
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_mixed_precision_keeps_a_float32_output(name):
     schema = SCHEMAS["sequences"]
     x, y = random_rows(schema, ROWS)

@@ -68,7 +68,7 @@ def test_forward_pass_of_algorithm_1(block_style, pffn, final_summary):
     rounds = 2 if final_summary else 1
     want = []
     for b in range(ROWS):
-        dense = v["dense_projection/kernel"].T @ np.array([x["price"][b], x["age"][b]], "float64")
+        dense = v["numeric_tokens/kernel"].T @ np.array([x["price"][b], x["age"][b]], "float64")
         fields = np.array([dense, users[x["user"][b]], items[x["item"][b]]])
         mask = x["seen"][b] != 0
         events = oracle.mask_net(oracle.under(v, "mask_net_history"), items[x["seen"][b]] * mask[:, None], mask)

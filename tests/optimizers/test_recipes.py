@@ -92,7 +92,7 @@ def test_wide_deep_of_a_model_with_both_parts(wide_name):
     model = wide_and_deep_model(wide_name)
     found = owners(model, optimizers.wide_deep())
     wide = {v.path for v in model.trainable_variables if v.path.startswith(f"{wide_name}/")}
-    assert wide == {f"{wide_name}/bias", f"{wide_name}/numeric_kernel", f"{wide_name}/embedding/table"}
+    assert wide == {f"{wide_name}/bias", f"{wide_name}/numeric/kernel", f"{wide_name}/embedding/table"}
     assert paths_of(found, optimizers.FTRL) == wide
     assert paths_of(found, optimizers.Adagrad) == {"embedding/table", "logits/kernel", "logits/bias"}
 
