@@ -60,7 +60,7 @@ def list_models(**traits) -> list[str]:
 
     Example:
         >>> keras_ctr.list_models(sequential=True)
-        ['DIN', 'InterFormer']
+        ['CAN', 'DIN', 'InterFormer']
 
     Raises:
         ValueError: On an unknown trait.

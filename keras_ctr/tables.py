@@ -101,6 +101,7 @@ def transfer(model, old_schema, new_schema, old_vocabularies, new_vocabularies, 
     for name in new_schema.tables:
         old, new = (_values(s, v, name) for s, v in ((old_schema, old_vocabularies), (new_schema, new_vocabularies)))
         sources[name] = _source_rows(old_schema.tables[name], new_schema.tables[name], old, new)
+    _check_crosses(new_model, old_schema, new_schema, sources)
     old_fused, new_fused = _fused_variables(model, old_schema, "trained"), _fused_variables(new_model, new_schema, "new")
     pairs = _pairs([(v.path, v) for v in model.variables], [(v.path, v) for v in new_model.variables], "weight")
     unknown = new_rows == "unknown"
@@ -108,7 +109,7 @@ def transfer(model, old_schema, new_schema, old_vocabularies, new_vocabularies, 
     for name, old, new in pairs:
         places = old_fused.get(id(old)), new_fused.get(id(new))
         _check_shapes("weight", name, old, new, None not in places)
-        moves.append((old, new, _table_moves(name, *places, sources, unknown)))
+        moves.append((old, new, _table_moves(name, *places, {**_own_tables(new_schema, sources), **sources}, unknown)))
     _check_optimizers(model, new_model)
     for old, new, table_moves in moves:
         _move(old, new, table_moves, unknown)
@@ -202,14 +203,33 @@ def _count(source, old_rows):
     return TableRows(kept=kept, new=len(source) - FIRST_ID - kept, evicted=old_rows - FIRST_ID - kept)
 
 
+def _own_tables(schema, values):
+    """Returns `values` of each sequence's table by the sequence's name: a layer may give a sequence a table of its own, named after it."""
+    return {s.name: values[schema.table_of(s).name] for s in schema.sequences}
+
+
+def _check_crosses(new_model, old_schema, new_schema, sources):
+    """Raises `ValueError` where a layer hashes ids that mean another value in the new model."""
+    for layer in new_model._flatten_layers():
+        for field in sorted({name for cross in getattr(layer, "crosses", ()) for name in cross}):
+            source, rows = sources[new_schema.table_of(field).name], old_schema.table_of(field).vocabulary_size
+            if len(source) < rows or not np.array_equal(source[:rows], np.arange(rows)):
+                raise ValueError(
+                    f"layer '{layer.path}' hashes the ids of '{field}', and values have got other ids: prepare without evicting, or train "
+                    "a new model"
+                )
+
+
 def _fused_variables(model, schema, which):
     """Returns `{id(variable): {table name: _Place}}` of the fused variables of a model."""
     found = {}
     for layer in model._flatten_layers():
         if not isinstance(layer, FeatureEmbedding):
             continue
+        sizes = {name: table.vocabulary_size for name, table in schema.tables.items()}
+        sizes = {**_own_tables(schema, sizes), **sizes}
         for name, table in layer.schema.tables.items():
-            expected = schema.tables[name].vocabulary_size if name in schema.tables else None
+            expected = sizes.get(name)
             if expected != table.vocabulary_size:
                 raise SchemaError(
                     f"layer '{layer.path}' of the {which} model has {table.vocabulary_size} rows for the table '{name}', "

@@ -6,7 +6,23 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import keras
+import numpy as np
 import pytest
+
+if keras.backend.backend() == "torch":
+    import torch
+
+    def _array(tensor, dtype=None, copy=None):
+        """As on the other backends, results become NumPy arrays although a gradient may be asked of them."""
+        return np.array(tensor.detach().numpy(), dtype=dtype)
+
+    def _wrap(tensor, array, *_, _original=torch.Tensor.__array_wrap__):
+        """Arithmetic of a tensor with an array would lose the gradient: it stays the error it is without the line above."""
+        if tensor.requires_grad:
+            raise RuntimeError("NumPy arithmetic on a tensor that requires a gradient: use keras.ops, or np.asarray first")
+        return _original(tensor, array)
+
+    torch.Tensor.__array__, torch.Tensor.__array_wrap__ = _array, _wrap
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -78,7 +78,13 @@ def encoded(when, table):
 
 def build(when, model="DIN", optimizer=None, **arguments):
     schema, _ = world(when)
-    own = {"DIN": {"embedding_dim": WIDTH, "attention_units": (4,), "hidden_units": (8,), "dropout": 0.2}, "LR": {}}[model]
+    own = {
+        "DIN": {"embedding_dim": WIDTH, "attention_units": (4,), "hidden_units": (8,), "dropout": 0.2},
+        "CAN": {"embedding_dim": WIDTH, "hidden_units": (8,), "feed_dim": 3, "co_action_units": (2,)},
+        "WideDeep": {"embedding_dim": WIDTH, "hidden_units": (8,)},
+        "DeepFM": {"embedding_dim": WIDTH, "hidden_units": (8,), "history_weights": "own"},
+        "LR": {},
+    }[model]
     model = keras_ctr.get_model(model, schema, **{**own, **arguments})
     model.compile("sgd" if optimizer is None else optimizer(), "binary_crossentropy")
     return model
@@ -144,15 +150,31 @@ def test_rows_move_by_value(model, new_rows, chunk, in_place, monkeypatch):
         np.testing.assert_array_equal(before, after)
 
 
-@pytest.mark.parametrize("new_rows", ["initializer", "unknown"])
-def test_predictions_of_known_values_do_not_change(new_rows):
-    old, new = build("old"), build("new")
+@pytest.mark.parametrize(
+    "new_rows, model, arguments",
+    [
+        ("initializer", "DIN", {}),
+        ("unknown", "DIN", {}),
+        ("initializer", "DeepFM", {}),  # histories with weights of their own
+        ("initializer", "CAN", {}),  # further tables of the same features
+        ("initializer", "WideDeep", {"wide_crosses": [("user", "place")], "cross_buckets": 17}),  # only appended to
+    ],
+)
+def test_predictions_of_known_values_do_not_change(new_rows, model, arguments):
+    old, new = build("old", model, **arguments), build("new", model, **arguments)
     train(old, "old", 3)
     table = common_rows(67)
     before = old.predict_on_batch(encoded("old", table)[0])["click"]
     assert not np.array_equal(new.predict_on_batch(encoded("new", table)[0])["click"], before)
     transfer(old, new, new_rows=new_rows)
     np.testing.assert_array_equal(new.predict_on_batch(encoded("new", table)[0])["click"], before)
+
+
+def test_crosses_of_values_that_move_are_refused():
+    old, new = (build(when, "WideDeep", wide_crosses=[("user", "item")], cross_buckets=17) for when in ("old", "new"))
+    train(old, "old", 1)
+    with pytest.raises(ValueError, match="'wide' hashes the ids of 'item', and values have got other ids"):
+        transfer(old, new)
 
 
 def test_new_values_are_predicted_as_unknown_until_trained():

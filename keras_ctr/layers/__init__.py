@@ -1,37 +1,58 @@
 """Keras layers, one paper's mathematics a file; the blocks that architectures share beside them."""
 
+from keras_ctr.layers.adaptive_dense import AdaptiveDense
 from keras_ctr.layers.attention import MultiHeadAttention, RotaryEmbedding
+from keras_ctr.layers.bilinear import BilinearInteraction
+from keras_ctr.layers.co_action import CoAction, OwnEmbedding
 from keras_ctr.layers.compressed_interaction import CompressedInteraction
 from keras_ctr.layers.cross import CrossNetwork
 from keras_ctr.layers.cross_arch import CrossArch
 from keras_ctr.layers.dhen import CrossModule, DHENLayer, DotModule
+from keras_ctr.layers.dhen_modules import ConvolutionModule, LinearModule, SelfAttentionModule
 from keras_ctr.layers.dice import Dice
 from keras_ctr.layers.dot_interaction import DotInteraction
 from keras_ctr.layers.dynamic_interaction import DynamicActivationGate, DynamicGeneratedInteraction, DynamicWeightedInteraction
 from keras_ctr.layers.early_aggregation import EarlyAggregation
 from keras_ctr.layers.embedding import FeatureEmbedding
 from keras_ctr.layers.factorization_machine import FactorizationMachine
+from keras_ctr.layers.field_matrixed_interaction import FieldMatrixedInteraction
+from keras_ctr.layers.gate_net import FeatureGate, HiddenGate
 from keras_ctr.layers.gate_network import GateNetwork
+from keras_ctr.layers.gate_nu import GateNU
+from keras_ctr.layers.gated_cross import GatedCrossNetwork
 from keras_ctr.layers.gating import LinearCompressedEmbedding, SelfGating
+from keras_ctr.layers.hashed_crosses import HashedCrosses
 from keras_ctr.layers.interacting_attention import InteractingLayer
 from keras_ctr.layers.interaction_arch import InteractionArch
+from keras_ctr.layers.lhuc import HiddenUnitGate
 from keras_ctr.layers.linear import LinearLogit
+from keras_ctr.layers.mask_block import FieldLayerNormalization, InstanceGuidedMask, MaskBlock
+from keras_ctr.layers.masked_attention import FieldPositionEmbedding, MaskedFeatureAttention, MaskedTransformerBlock
 from keras_ctr.layers.mlp import MLP
 from keras_ctr.layers.numeric import NumericTokens
 from keras_ctr.layers.personalized_ffn import PersonalizedFFN
 from keras_ctr.layers.polynomial import FeatureMapLogits, PolynomialInteraction, SubspaceCrossing
 from keras_ctr.layers.pooling import SequencePooling
 from keras_ctr.layers.pooling_attention import PoolingByMultiheadAttention
+from keras_ctr.layers.poso import POSOMLP, PersonalizedGate
 from keras_ctr.layers.predictions import LabelPrediction
+from keras_ctr.layers.product import InnerProduct, KernelProduct, OuterProduct
 from keras_ctr.layers.recent import RecentTokens
+from keras_ctr.layers.residual_unit import ResidualUnit
+from keras_ctr.layers.select_tokens import SelectTokens
 from keras_ctr.layers.sequence_arch import SequenceArch
 from keras_ctr.layers.sequence_mask import SequenceMaskNet
 from keras_ctr.layers.sequence_merge import MergeSequences
+from keras_ctr.layers.squeeze_excitation import SqueezeExcitation
 from keras_ctr.layers.target_attention import TargetAttention
 from keras_ctr.layers.wukong import FactorizationMachineBlock, LinearCompressionBlock, WukongLayer
 
 __all__ = [
+    "AdaptiveDense",
+    "BilinearInteraction",
+    "CoAction",
     "CompressedInteraction",
+    "ConvolutionModule",
     "CrossArch",
     "CrossModule",
     "CrossNetwork",
@@ -46,27 +67,51 @@ __all__ = [
     "FactorizationMachine",
     "FactorizationMachineBlock",
     "FeatureEmbedding",
+    "FeatureGate",
     "FeatureMapLogits",
+    "FieldLayerNormalization",
+    "FieldMatrixedInteraction",
+    "FieldPositionEmbedding",
+    "GateNU",
     "GateNetwork",
+    "GatedCrossNetwork",
+    "HashedCrosses",
+    "HiddenGate",
+    "HiddenUnitGate",
+    "InnerProduct",
+    "InstanceGuidedMask",
     "InteractingLayer",
     "InteractionArch",
+    "KernelProduct",
     "LabelPrediction",
     "LinearCompressedEmbedding",
     "LinearCompressionBlock",
     "LinearLogit",
+    "LinearModule",
     "MLP",
+    "MaskBlock",
+    "MaskedFeatureAttention",
+    "MaskedTransformerBlock",
     "MergeSequences",
     "MultiHeadAttention",
     "NumericTokens",
+    "OuterProduct",
+    "OwnEmbedding",
+    "POSOMLP",
     "PersonalizedFFN",
+    "PersonalizedGate",
     "PolynomialInteraction",
     "PoolingByMultiheadAttention",
     "RecentTokens",
+    "ResidualUnit",
     "RotaryEmbedding",
+    "SelectTokens",
+    "SelfAttentionModule",
     "SelfGating",
     "SequenceArch",
     "SequenceMaskNet",
     "SequencePooling",
+    "SqueezeExcitation",
     "SubspaceCrossing",
     "TargetAttention",
     "WukongLayer",

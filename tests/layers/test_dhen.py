@@ -73,7 +73,7 @@ def test_one_module_is_that_module_and_the_shortcut_normalised():
     layer = DHENLayer([prototype], name="dhen")
     layer.build((None, M, D))
     module = layer.parts[0]
-    np.testing.assert_allclose(layer(X), layer.norm(module(X) + X), atol=1e-5)
+    np.testing.assert_allclose(layer(X), layer.norm(np.asarray(module(X)) + X), atol=1e-5)
     assert not prototype.built and module is not prototype
 
 

@@ -80,7 +80,7 @@ def test_attention_weights():
     out, attention = layer(x, return_attention=True)
     np.testing.assert_allclose(out, layer(x), rtol=1e-6)
     assert attention.shape == (B, H, F, F)
-    np.testing.assert_allclose(np.sum(attention, axis=-1), np.ones((B, H, F)), rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(attention).sum(axis=-1), np.ones((B, H, F)), rtol=1e-5)
     symbols = layer(keras.Input((F, D)), return_attention=True)
     assert [tuple(s.shape) for s in symbols] == [(None, F, H * E), (None, H, F, F)]
 

@@ -88,7 +88,7 @@ def test_without_a_summary_the_fields_interact_alone():
 
 def test_residual_adds_the_input():
     plain, residual = built("dot"), built("dot", residual=True)
-    np.testing.assert_allclose(residual(FIELDS, SUMMARY), plain(FIELDS, SUMMARY) + FIELDS, atol=1e-5)
+    np.testing.assert_allclose(residual(FIELDS, SUMMARY), np.asarray(plain(FIELDS, SUMMARY)) + FIELDS, atol=1e-5)
 
 
 def test_parameter_counts():

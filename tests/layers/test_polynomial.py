@@ -21,7 +21,7 @@ def test_contract():
 @pytest.mark.parametrize("h", [1, 2, 5, 10])
 def test_crossing_puts_chunk_s_of_field_f_in_row_sF_plus_f(h):
     x = random_input(D)
-    split = SubspaceCrossing(h)(x.astype("float32")).numpy()
+    split = np.asarray(SubspaceCrossing(h)(x.astype("float32")))
     for s in range(h):
         for f in range(F):
             chunk = x[:, f, s * D // h : (s + 1) * D // h]
@@ -51,16 +51,18 @@ def test_one_subspace_is_equivariant_to_the_embedding_axis_and_two_are_not():
     for h, same in ((1, True), (2, False)):
         layer = PolynomialInteraction(2, num_subspaces=h)
         layer.build((None, F, D))
-        assert np.allclose(layer(x[:, :, order]), layer(x).numpy()[:, :, order], atol=1e-5) == same
+        assert np.allclose(layer(x[:, :, order]), np.asarray(layer(x))[:, :, order], atol=1e-5) == same
 
 
 def test_degree():
     """Scaling the input by c makes X_L a polynomial in c of degree L + 1 without constant term."""
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("the fit needs float64, and Keras multiplies matrices in float32 on the other backends")
     layer = PolynomialInteraction(3, num_subspaces=2, dtype="float64")
     layer.build((None, F, D))
     x = random_input(D)
     scales = np.arange(7.0)
-    values = np.stack([layer(c * x).numpy().ravel() for c in scales])
+    values = np.stack([np.asarray(layer(c * x)).ravel() for c in scales])
     coefficients = np.polynomial.polynomial.polyfit(scales, values, 6)
     scale = np.abs(coefficients).max()
     assert np.abs(coefficients[[0, 5, 6]]).max() < 1e-9 * scale

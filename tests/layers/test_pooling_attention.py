@@ -31,7 +31,7 @@ def test_equation():
         want, want_maps = pma(weights(layer), X[row].astype("float64"), MASK[row], H)
         np.testing.assert_allclose(out[row], want, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(maps[row], want_maps, atol=1e-5)
-    assert np.all(out.numpy()[0] == 0)
+    assert np.all(np.asarray(out)[0] == 0)
 
 
 def test_equals_attention_from_the_seeds_whatever_the_key_bias():

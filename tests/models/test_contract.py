@@ -102,6 +102,28 @@ def test_every_weight_moves_in_fit(name):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the other backends compile or interpret the whole model as it is")
+@pytest.mark.parametrize("name", keras_ctr.list_models())
+def test_the_whole_step_compiles(name):
+    """XLA on the forward, backward and update of every layer. FeatureEmbedding refuses it only for its cost: a table's update gets dense."""
+    schema = SCHEMAS["two_labels"]
+    x, y = random_rows(schema, ROWS)
+    weights = {}
+    for compiled in (False, True):
+        keras.utils.set_random_seed(1)
+        model = keras_ctr.get_model(name, schema)
+        spread(model)
+        for layer in model._flatten_layers() if compiled else ():
+            layer.supports_jit = True
+        model.compile(keras.optimizers.SGD(0.1), "binary_crossentropy", jit_compile=compiled)
+        model.train_on_batch(x, y)
+        assert model.jit_compile == compiled
+        weights[compiled] = [keras.ops.convert_to_numpy(v) for v in model.trainable_variables]
+    for plain, xla in zip(weights[False], weights[True], strict=True):
+        np.testing.assert_allclose(xla, plain, atol=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_DROPOUT)
 def test_dropout_acts_in_training_only(name):
     schema = SCHEMAS["sequences"]
