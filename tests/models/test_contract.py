@@ -105,7 +105,7 @@ def test_every_weight_moves_in_fit(name):
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the other backends compile or interpret the whole model as it is")
 @pytest.mark.parametrize("name", keras_ctr.list_models())
 def test_the_whole_step_compiles(name):
-    """XLA on the forward, backward and update of every layer. FeatureEmbedding refuses it only for its cost: a table's update gets dense."""
+    """XLA on forward, backward and update of every layer. FeatureEmbedding refuses it for its cost: updates of tables get dense."""
     schema = SCHEMAS["two_labels"]
     x, y = random_rows(schema, ROWS)
     weights = {}

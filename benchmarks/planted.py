@@ -1,0 +1,163 @@
+"""Does each architecture learn what it is for? Trains the zoo on planted effects with a known best AUC.
+
+    python -m benchmarks.planted --out benchmarks/results/planted.json      all tasks, about an hour on two cores
+    python -m benchmarks.planted --out FILE --tasks gates --seeds 1
+
+Tasks (`keras_ctr.data.synthetic.make_synthetic`, 100,000 rows: the oldest 70 % for training, the next 10 % for validation, the newest
+20 % for test; ten fields of eight values; a new planted function for every seed):
+
+- pairs: linear and pairwise effects; every model of order two or more.
+- triples: linear and third-order effects.
+- noise: pairs, with 30 more fields that mean nothing; Ad-Rec with and without its masks, and other models that weigh fields.
+- gates: pairwise effects that a majority of three other fields switches on and off; xDeepInt and DynInt at equal depth.
+- no_gates: the same pairwise effects without the gate.
+
+All models have narrow layers (`SMALL`). Learning rates are chosen on validation by `benchmarks.selection`. `gap closed` is
+(AUC - AUC of LR) / (AUC of the true probabilities - AUC of LR) on the test rows.
+"""
+
+import argparse
+import inspect
+import json
+import sys
+
+import numpy as np
+
+ROWS = 100_000
+TASKS = {
+    "pairs": {"linear": 1.0, "pairwise": 1.5},
+    "triples": {"linear": 0.5, "third_order": 2.0},
+    "noise": {"linear": 1.0, "pairwise": 1.5, "irrelevant_fields": 30},
+    "gates": {"linear": 0.5, "pairwise": 1.5, "instance_dependent": 1.5},
+    "no_gates": {"linear": 0.5, "pairwise": 1.5},
+}
+SMALL = {
+    "embedding_dim": 8,
+    "hidden_units": (64, 32),
+    "key_dim": 8,
+    "fm_tokens": 8,
+    "linear_tokens": 8,
+    "fm_hidden_units": (64,),
+    "cin_units": (16, 16),
+    "interaction_units": (64,),
+}
+"""Arguments that every factory gets which has them."""
+GRID = [{"learning_rate": rate} for rate in (3e-3, 1e-2)]
+GATES_GRID = [{"learning_rate": rate} for rate in (1e-3, 3e-3, 1e-2)]
+TRAINING = {"batch_size": 512, "epochs": 40, "patience": 5}
+DEPTHS = (1, 2, 3)
+POLYNOMIAL = {
+    "xDeepInt": ("XDeepInt", {}),
+    "DynInt-DA": ("DynInt", {"variant": "da"}),
+    "DynInt-DGP": ("DynInt", {"variant": "dgp"}),
+    "DynInt-DWP": ("DynInt", {"variant": "dwp"}),
+}
+AD_REC = {
+    "AdRec": {},
+    "AdRec, no mask": {"mask_thresholds": None},
+    "AdRec, thresholds 0.01": {"mask_thresholds": 0.01},
+}
+NOISE_MODELS = ("LR", "FM", "DNN", "DCNv2", "AutoInt")
+
+
+def case(task, name, model, arguments=None):
+    """Returns one case of `benchmarks.selection`."""
+    from keras_ctr.registry import model_info
+
+    known = inspect.signature(model_info(model).factory).parameters
+    arguments = {**{k: v for k, v in SMALL.items() if k in known}, **(arguments or {})}
+    out = {"name": f"{task}/{name}", "data": task, "model": model, "arguments": json.loads(json.dumps(arguments)), **TRAINING}
+    return {**out, "grid": GATES_GRID} if task in ("gates", "no_gates") else out
+
+
+def cases(tasks):
+    """Returns all cases of the tasks."""
+    from keras_ctr import list_models
+
+    zoo = [m for m in (*list_models(sequential=False), "CAN") if m != "DynInt"]
+    dyn_int = {name: value for name, value in POLYNOMIAL.items() if name != "xDeepInt"}
+    out = []
+    for task in tasks:
+        if task in ("pairs", "triples"):
+            out += [case(task, model, model) for model in zoo]
+            out += [case(task, name, model, arguments) for name, (model, arguments) in dyn_int.items()]
+        elif task == "noise":
+            for data in ("pairs", "noise"):  # the first for what the noise costs
+                out += [case(data, name, "AdRec", arguments) for name, arguments in AD_REC.items()]
+                out += [case(data, model, model) for model in NOISE_MODELS]
+        else:
+            out += [case(task, "LR", "LR")]
+            for depth in DEPTHS:
+                for name, (model, arguments) in POLYNOMIAL.items():
+                    out.append(case(task, f"{name}, L={depth}", model, {**arguments, "num_layers": depth}))
+    return list({c["name"]: c for c in out}.values())
+
+
+def load(task, seed):
+    """Returns `(schema, label rates, splits)` of one draw of a task."""
+    from keras_ctr.data.synthetic import make_synthetic
+
+    parts = dict(zip(("train", "validation", "test"), make_synthetic(ROWS, seed=seed, **TASKS[task]).split((0.7, 0.1, 0.2)), strict=True))
+    splits = {name: (part.features, part.labels) for name, part in parts.items()}
+    return parts["train"].schema, {"click": float(parts["train"].labels["click"].mean())}, splits
+
+
+def best_aucs(task, seeds):
+    """Returns the AUC of the true probabilities on the test rows drawn, one a seed."""
+    from keras_ctr import metrics
+    from keras_ctr.data.synthetic import make_synthetic
+
+    out = []
+    for seed in range(1, seeds + 1):
+        test = make_synthetic(ROWS, seed=seed, **TASKS[task]).split((0.7, 0.1, 0.2))[2]
+        out.append(float(metrics.auc(test.labels["click"], test.probability["click"])))
+    return out
+
+
+def main():
+    from benchmarks.selection import select
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--models", nargs="*", help="only cases whose names end in one of these")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
+    arguments = parser.parse_args()
+    todo = cases(arguments.tasks)
+    if arguments.models:
+        todo = [c for c in todo if c["name"].split("/", 1)[1] in arguments.models]
+    best = {task: best_aucs(task, arguments.seeds) for task in TASKS}
+    document = select(
+        todo, load, arguments.out, grid=GRID, seeds=arguments.seeds, jobs=arguments.jobs, note={"best_auc": best, "rows": ROWS}
+    )
+    for line in lines(document):
+        sys.stdout.write(line + "\n")
+
+
+def aucs(document, name):
+    """Returns the test AUC of a case, in the order of its seeds."""
+    rows = sorted((r for r in document["results"] if r["name"] == name), key=lambda r: r["seed"])
+    return [r["test"]["click"]["auc"] for r in rows]
+
+
+def gap_closed(document, name):
+    """Returns the share of the gap between LR and the truth that a case closes, one a seed."""
+    task = name.split("/", 1)[0]
+    base, best = aucs(document, f"{task}/LR"), document["best_auc"][task]
+    return [(a - b) / (t - b) for a, b, t in zip(aucs(document, name), base, best, strict=False)]
+
+
+def lines(document):
+    """Yields the cases in the order of what they close of the gap, one line each."""
+    for task in dict.fromkeys(c["data"] for c in document["cases"]):
+        names = [c["name"] for c in document["cases"] if c["data"] == task and aucs(document, c["name"])]
+        yield f"{task}: AUC of the true probabilities {np.mean(document['best_auc'][task]):.4f}"
+        for name in sorted(names, key=lambda n: -np.mean(gap_closed(document, n))):
+            found, closed = aucs(document, name), gap_closed(document, name)
+            spread = np.std(closed, ddof=1) if len(closed) > 1 else float("nan")
+            yield f"  {name:<34} AUC {np.mean(found):.4f}  gap closed {100 * np.mean(closed):6.1f} % ± {100 * spread:.1f}"
+
+
+if __name__ == "__main__":
+    main()
