@@ -1,8 +1,9 @@
-"""Writes the tables of docs/performance.md and docs/deviations.md and the figure of the README from benchmarks/results/*.json.
+"""Writes the tables of docs/performance.md, docs/deviations.md and docs/zoo.md and their figures from benchmarks/results/*.json.
 
     python -m benchmarks.performance [--figure]
 
-A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`. `--figure` also draws docs/step_time.png (needs matplotlib).
+A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`. `--figure` also draws docs/step_time.png and docs/planted.png
+(needs matplotlib).
 """
 
 import argparse
@@ -11,14 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import speed
+from benchmarks import planted, speed
 from benchmarks.peer_workers import results
 from benchmarks.peer_workers.results import load
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "docs" / "performance.md", ROOT / "docs" / "deviations.md")
+PAGES = (ROOT / "docs" / "performance.md", ROOT / "docs" / "deviations.md", ROOT / "docs" / "zoo.md")
 FIGURE = ROOT / "docs" / "step_time.png"
+GAPS = ROOT / "docs" / "planted.png"
 METRICS = ("auc", "gauc", "logloss")
 LABELS = {
     "keras_ctr": "keras_ctr",
@@ -59,9 +61,11 @@ def _spread(values):
 
 def tables():
     """Returns `{name: markdown}` of all tables."""
-    from benchmarks import layers
+    from benchmarks import layers, zoo
 
     return {
+        **planted.tables(load(RESULTS / "planted.json")),
+        "zoo": zoo.table(load(RESULTS / "zoo.json")),
         "speed": speed.tables(load(RESULTS / "speed.json")),
         "peers": results.tables(load(RESULTS / "peers.json")),
         "layers": layers.table(load(RESULTS / "layers.json")),
@@ -136,6 +140,8 @@ def main():
         page.write_text(filled(page.read_text(encoding="utf-8"), content), encoding="utf-8")
     if arguments.figure:
         draw(load(RESULTS / "peers.json"))
+        if document := load(RESULTS / "planted.json"):
+            planted.draw(document, GAPS)
 
 
 if __name__ == "__main__":

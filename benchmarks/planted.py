@@ -151,12 +151,74 @@ def gap_closed(document, name):
 def lines(document):
     """Yields the cases in the order of what they close of the gap, one line each."""
     for task in dict.fromkeys(c["data"] for c in document["cases"]):
-        names = [c["name"] for c in document["cases"] if c["data"] == task and aucs(document, c["name"])]
         yield f"{task}: AUC of the true probabilities {np.mean(document['best_auc'][task]):.4f}"
-        for name in sorted(names, key=lambda n: -np.mean(gap_closed(document, n))):
-            found, closed = aucs(document, name), gap_closed(document, name)
-            spread = np.std(closed, ddof=1) if len(closed) > 1 else float("nan")
-            yield f"  {name:<34} AUC {np.mean(found):.4f}  gap closed {100 * np.mean(closed):6.1f} % ± {100 * spread:.1f}"
+        for name in _ordered(document, task):
+            yield f"  {name:<34} AUC {spread(aucs(document, name))}  gap closed {spread(gap_closed(document, name), percent=True)}"
+
+
+def spread(values, *, percent=False):
+    """Returns mean and standard deviation as a text."""
+    deviation = np.std(values, ddof=1) if len(values) > 1 else float("nan")
+    return f"{100 * np.mean(values):.1f} ± {100 * deviation:.1f} %" if percent else f"{np.mean(values):.4f} ± {deviation:.4f}"
+
+
+def _ordered(document, task):
+    names = [c["name"] for c in document["cases"] if c["data"] == task and aucs(document, c["name"])]
+    return sorted(names, key=lambda name: -np.mean(gap_closed(document, name)))
+
+
+def tables(document):
+    """Returns `{"planted_pairs": markdown, ...}` for docs/zoo.md."""
+    if not document:
+        return {f"planted_{task}": "not measured\n" for task in ("pairs", "triples", "noise", "gates")}
+    out = {}
+    for task in ("pairs", "triples"):
+        rows = ["| model | AUC | gap closed |", "| --- | --: | --: |"]
+        for name in _ordered(document, task):
+            rows.append(
+                f"| {name.split('/', 1)[1]} | {spread(aucs(document, name))} | {spread(gap_closed(document, name), percent=True)} |"
+            )
+        rows.append(f"| *true probabilities* | {spread(document['best_auc'][task])} | |")
+        out[f"planted_{task}"] = "\n".join(rows) + "\n"
+    rows = ["| model | AUC | AUC with 30 irrelevant fields | what they cost |", "| --- | --: | --: | --: |"]
+    for name in (*AD_REC, *NOISE_MODELS):
+        clean, noisy = aucs(document, f"pairs/{name}"), aucs(document, f"noise/{name}")
+        if clean and noisy:
+            rows.append(f"| {name} | {spread(clean)} | {spread(noisy)} | {spread([a - b for a, b in zip(clean, noisy, strict=True)])} |")
+    out["planted_noise"] = "\n".join(rows) + "\n"
+    rows = ["| layers | model | gated pairs | static pairs |", "| --: | --- | --: | --: |"]
+    for depth in DEPTHS:
+        for model in POLYNOMIAL:
+            found = [aucs(document, f"{task}/{model}, L={depth}") for task in ("gates", "no_gates")]
+            if all(found):
+                rows.append(f"| {depth} | {model} | {spread(found[0])} | {spread(found[1])} |")
+    best = [document["best_auc"][task] for task in ("gates", "no_gates")]
+    rows.append(f"| | *true probabilities* | {spread(best[0])} | {spread(best[1])} |")
+    out["planted_gates"] = "\n".join(rows) + "\n"
+    return out
+
+
+def draw(document, path):
+    """Draws what each model closes of the gap on pairs and triples."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = [name.split("/", 1)[1] for name in reversed(_ordered(document, "triples"))]
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 0.24 * len(names) + 1), layout="constrained", sharey=True)
+    for axis, task, title in zip(axes, ("pairs", "triples"), ("second-order effects", "third-order effects"), strict=True):
+        closed = [np.multiply(gap_closed(document, f"{task}/{name}"), 100) for name in names]
+        axis.barh(
+            names, [c.mean() for c in closed], xerr=[c.std(ddof=1) for c in closed], color="#4477aa", height=0.7, error_kw={"lw": 0.8}
+        )
+        axis.axvline(90, color="black", linewidth=0.8, linestyle=":")
+        axis.set_xlim(-5, 102)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("% of the gap between LR and the truth")
+        axis.tick_params(labelsize=8)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,8 @@ def _spread(values):
 
 def table(document):
     """Returns the markdown table of a document of results."""
+    if not document:
+        return "not measured\n"
     lines = [
         "| model | AUC | gAUC | log loss | NE | validation AUC | parameters | learning rate |",
         "| --- | --: | --: | --: | --: | --: | --: | --: |",

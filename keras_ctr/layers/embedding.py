@@ -1,6 +1,7 @@
 """From the ids of a row to the tensors that architectures work on: one lookup for all features of a model."""
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -8,7 +9,9 @@ from keras import ops
 
 from keras_ctr import backend
 from keras_ctr.layers.embedding_storage import add_table, plan_storage, table_values
-from keras_ctr.schema import PADDING_ID, Schema
+from keras_ctr.schema import PADDING_ID, Schema, nearest
+
+_NEGATIVES = "_negatives"
 
 
 @keras.saving.register_keras_serializable(package="keras_ctr")
@@ -31,11 +34,14 @@ class FeatureEmbedding(keras.Layer):
             through: a padded step yields exact zeros whatever the row holds.
         embedding_l2: Weight of `sum(rows^2) / B` over the rows gathered in a step, added to the loss: an L2 penalty that costs
             O(batch), not O(vocabulary). A row counts as often as the batch holds it.
+        negatives: Names of sequences for which the inputs may hold sampled negative events under `<name>_negatives`; of a group, all or
+            none.
         kept_rows: `{width: rows}` of fused tables of which only that many rows are stored, found through an index of all rows
             (`keras_ctr.pruning.prune_zero_rows` makes such layers); these tables are not trained.
 
     Call arguments:
-        inputs: Dict with every feature of the schema: fields `(B,)` int, numerics `(B,)` float, sequences `(B, T)` int, padded with 0.
+        inputs: Dict with every feature of the schema: fields `(B,)` int, numerics `(B,)` float, sequences `(B, T)` int, padded with 0;
+            negatives `(B, T)` int like their sequence, or None.
 
     Returns:
         Dict with the keys that the schema gives rise to:
@@ -44,14 +50,16 @@ class FeatureEmbedding(keras.Layer):
         `"sequences"` `{group: (B, T, M*D)}`, the attributes of an event side by side, zeros at padded steps;
         `"masks"` `{group: (B, T)}` bool, True where any attribute of the step is not padding;
         `"targets"` `{group: (B, M*D)}` for groups of which at least one sequence has a target: the target's rows in the sequences'
-        order, zeros for sequences without one.
+        order, zeros for sequences without one;
+        `"negatives"` `{group: (B, T, M*D)}` and `"negative_masks"` `{group: (B, T)}` bool for groups with `negatives`: as for the
+        sequences, zeros and False where the inputs hold None (nothing is looked up then).
 
     Raises:
         SchemaError: If the schema is not fitted, or a single table has more than 2^31 - 1 rows.
-        ValueError: On a non-positive `embedding_dim` or a negative `embedding_l2`.
+        ValueError: On a non-positive `embedding_dim`, a negative `embedding_l2`, or `negatives` that are not whole groups of sequences.
     """
 
-    def __init__(self, schema, embedding_dim, *, initializer=None, embedding_l2=0.0, kept_rows=None, **kwargs):
+    def __init__(self, schema, embedding_dim, *, initializer=None, embedding_l2=0.0, negatives=(), kept_rows=None, **kwargs):
         super().__init__(**kwargs)
         self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
         self.schema.check_fitted()
@@ -62,12 +70,27 @@ class FeatureEmbedding(keras.Layer):
         self.embedding_dim = embedding_dim
         self.embedding_l2 = embedding_l2
         self.initializer = keras.initializers.get(initializer or keras.initializers.RandomNormal(stddev=0.01))
+        self.negatives = tuple(negatives)
+        self._negative_groups = self._check_negatives()
         self.supports_jit = backend.lookup_supports_jit()
         self.kept_rows = dict(kept_rows or {})
         self._widths = plan_storage(self.schema, embedding_dim)
         for key in self.kept_rows:
             if key not in self._widths:
                 raise ValueError(f"FeatureEmbedding '{self.name}': kept_rows names the width '{key}'; widths: {', '.join(self._widths)}")
+
+    def _check_negatives(self):
+        """Returns `{group: members}` of the groups with negatives."""
+        names = [s.name for s in self.schema.sequences]
+        for name in self.negatives:
+            if name not in names:
+                raise ValueError(f"FeatureEmbedding '{self.name}': negatives names '{name}', which is no sequence{nearest(name, names)}")
+        groups = {g: m for g, m in self.schema.sequence_groups.items() if any(s.name in self.negatives for s in m)}
+        for group, members in groups.items():
+            missing = [s.name for s in members if s.name not in self.negatives]
+            if missing:
+                raise ValueError(f"FeatureEmbedding '{self.name}': negatives lacks {', '.join(missing)} of the group '{group}'")
+        return groups
 
     def build(self, inputs_shape=None):
         self._tables, self._projections, self._row_index = {}, {}, {}
@@ -114,16 +137,18 @@ class FeatureEmbedding(keras.Layer):
         """Returns the rows of one width by a single gather: `(fields (B, F_w, d) or None, {sequence: (B, T, d)})`."""
         schema = self.schema
         columns, quotients, sizes, offsets = [], [], [], []
-        for name in (*plan["fields"], *plan["sequences"]):
+        given = {negatives_of(name): name for name in plan["sequences"] if inputs.get(negatives_of(name)) is not None}
+        sequence_names = (*plan["sequences"], *given)
+        for name in (*plan["fields"], *sequence_names):
             ids = ops.cast(inputs[name], "int32")
             ids = ids if len(ids.shape) == 2 else ops.expand_dims(ids, -1)  # (B, 1) or (B, T)
-            table = schema.table_of(name)
+            table = schema.table_of(given.get(name, name))
             if table.name in plan["quotient_offset"]:
                 buckets = table.quotient_remainder
                 quotients.append((name, ids // buckets + plan["quotient_offset"][table.name]))
                 ids = ids % buckets
             columns.append(ids)
-            sizes.append(1 if name in plan["fields"] else schema[name].max_length)
+            sizes.append(1 if name in plan["fields"] else schema[given.get(name, name)].max_length)
             offsets.append(plan["offset"][table.name])
         columns = [ops.concatenate(columns, axis=1) + np.repeat(offsets, sizes).astype("int32")]  # (B, F_w + sum of T)
         ids = ops.concatenate([*columns, *(q for _, q in quotients)], axis=1) if quotients else columns[0]
@@ -139,7 +164,7 @@ class FeatureEmbedding(keras.Layer):
         blocks = [size for size in blocks if size]
         parts = ops.split(rows, [int(end) for end in np.cumsum(blocks)[:-1]], axis=1) if len(blocks) > 1 else [rows]
         fields = parts.pop(0) if count else None
-        sequences = dict(zip(plan["sequences"], parts, strict=False))
+        sequences = dict(zip(sequence_names, parts, strict=False))
         factors = {name: part for (name, _), part in zip(quotients, parts[len(sequences) :], strict=True)}
         if any(name in factors for name in plan["fields"]):
             fields = [
@@ -149,6 +174,8 @@ class FeatureEmbedding(keras.Layer):
         return fields, {name: rows * factors[name] if name in factors else rows for name, rows in sequences.items()}
 
     def _project(self, rows, name):
+        if name not in self.schema:
+            name = name.removesuffix(_NEGATIVES)
         kernel = self._projections.get(self.schema.table_of(name).name)
         return rows if kernel is None else ops.matmul(rows, kernel)
 
@@ -174,6 +201,8 @@ class FeatureEmbedding(keras.Layer):
             out["numeric"] = ops.stack(columns, axis=-1)  # (B, N)
         if schema.sequences:
             out.update(self._sequences(inputs, rows_of))
+        if self._negative_groups:
+            out.update(self._negatives(inputs, rows_of))
         return out
 
     def _sequences(self, inputs, rows_of):
@@ -193,9 +222,28 @@ class FeatureEmbedding(keras.Layer):
         out = {"sequences": sequences, "masks": masks}
         return {**out, "targets": targets} if targets else out
 
-    def _valid(self, inputs, members):
+    def _negatives(self, inputs, rows_of):
+        events, masks = {}, {}
+        for group, members in self._negative_groups.items():
+            names = [negatives_of(s.name) for s in members]
+            if all(inputs.get(name) is None for name in names):
+                steps = inputs[members[0].name]  # (B, T)
+                masks[group] = ops.zeros_like(steps, dtype="bool")
+                empty = ops.expand_dims(ops.zeros_like(steps, dtype=self.compute_dtype), -1)
+                events[group] = ops.repeat(empty, len(members) * self.embedding_dim, axis=-1)
+                continue
+            lacks = [name for name in names if inputs.get(name) is None]
+            if lacks:
+                raise ValueError(f"FeatureEmbedding '{self.name}': the inputs lack {', '.join(lacks)} beside the group's other negatives")
+            rows = [rows_of(name) for name in names]
+            rows = rows[0] if len(rows) == 1 else ops.concatenate(rows, axis=-1)  # (B, T, M*D)
+            events[group] = rows * self._valid(inputs, members, negatives_of)
+            masks[group] = functools.reduce(ops.logical_or, [ops.not_equal(inputs[name], PADDING_ID) for name in names])  # (B, T)
+        return {"negatives": events, "negative_masks": masks}
+
+    def _valid(self, inputs, members, key=str):
         """Returns 1.0 where an attribute's id is not padding, spread over its width: `(B, T, M*D)`, or `(B, T, 1)` for one attribute."""
-        valid = [ops.expand_dims(ops.cast(ops.not_equal(inputs[s.name], PADDING_ID), self.compute_dtype), -1) for s in members]
+        valid = [ops.expand_dims(ops.cast(ops.not_equal(inputs[key(s.name)], PADDING_ID), self.compute_dtype), -1) for s in members]
         if len(valid) == 1:
             return valid[0]
         return ops.repeat(ops.concatenate(valid, axis=-1), self.embedding_dim, axis=-1)
@@ -215,6 +263,9 @@ class FeatureEmbedding(keras.Layer):
             targets = {g: (batch, len(m) * dim) for g, m in groups.items() if any(s.target for s in m)}
             if targets:
                 out["targets"] = targets
+        if self._negative_groups:
+            out["negatives"] = {g: out["sequences"][g] for g in self._negative_groups}
+            out["negative_masks"] = {g: out["masks"][g] for g in self._negative_groups}
         return out
 
     def compute_output_spec(self, inputs):
@@ -224,7 +275,7 @@ class FeatureEmbedding(keras.Layer):
         shapes = self.compute_output_shape({name: tensor.shape for name, tensor in inputs.items()})
         out = {}
         for key, value in shapes.items():
-            dtype = "bool" if key == "masks" else self.compute_dtype
+            dtype = "bool" if key.endswith("masks") else self.compute_dtype
             out[key] = {g: spec(s, dtype) for g, s in value.items()} if isinstance(value, dict) else spec(value, dtype)
         return out
 
@@ -237,8 +288,14 @@ class FeatureEmbedding(keras.Layer):
             "embedding_dim": self.embedding_dim,
             "initializer": keras.initializers.serialize(self.initializer),
             "embedding_l2": self.embedding_l2,
+            "negatives": list(self.negatives),
             "kept_rows": self.kept_rows,
         }
+
+
+def negatives_of(name):
+    """Returns the key under which a sequence's sampled negatives stand beside it."""
+    return name + _NEGATIVES
 
 
 def _without_vocabulary(feature):

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_ctr import layers
 from keras_ctr.layers.predictions import LabelPrediction
 from keras_ctr.schema import nearest
 
@@ -26,28 +27,47 @@ class CTRModel(keras.Model):
         # The signature is spelled out: Keras reads from it whether the model takes `training`, which dropout needs.
         return super().call(self._select(inputs), training=training, mask=mask)
 
+    @property
+    def optional_inputs(self):
+        """Names of the inputs that a dict may lack: what only training uses."""
+        return frozenset(tensor.name for tensor in self._inputs if tensor._keras_history.operation.optional)
+
     def _select(self, inputs):
         if not isinstance(inputs, dict) or not isinstance(self._inputs_struct, dict):
             return inputs
-        missing = [name for name in self._inputs_struct if name not in inputs]
+        optional = self.optional_inputs
+        missing = [name for name in self._inputs_struct if name not in inputs and name not in optional]
         if missing:
             hint = nearest(missing[0], inputs)
             raise KeyError(f"model '{self.name}' misses the input{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}{hint}")
-        return {name: inputs[name] for name in self._inputs_struct}
+        return {name: inputs.get(name) for name in self._inputs_struct}
 
 
-def build_inputs(schema):
+def build_inputs(schema, *, negatives=()):
     """Returns `{feature: keras.Input}` for every feature of a fitted schema.
 
     Fields are int `(B,)`, numerics float32 `(B,)`, sequences int `(B, T)`; ints are int32, or int64 for tables past 2^31 rows.
+
+    Args:
+        schema: The schema.
+        negatives: Names of sequences that also get an input `<name>_negatives` for sampled negative events. It is optional: a dict without
+            it (in validation, prediction and serving) means that there are none.
 
     Raises:
         SchemaError: If the schema is not fitted.
     """
     schema.check_fitted()
-    return {
-        name: keras.Input(shape=schema.encoded_shape(name), dtype=schema.encoded_dtype(name), name=name) for name in schema.feature_names
-    }
+
+    def entry(feature, name, **optional):
+        return keras.Input(shape=schema.encoded_shape(feature), dtype=schema.encoded_dtype(feature), name=name, **optional)
+
+    inputs = {name: entry(name, name) for name in schema.feature_names}
+    for name in negatives:
+        key = layers.embedding.negatives_of(name)
+        if key in inputs:
+            raise ValueError(f"the schema has a feature named '{key}', which is the name of the negatives of '{name}': rename it")
+        inputs[key] = entry(name, key, optional=True)
+    return inputs
 
 
 def logits(x, schema, *, name="logits"):

@@ -61,7 +61,7 @@ def export_model(model, schema, vocabularies, path, *, overwrite=False):
 
 
 def _check_inputs(model, schema):
-    inputs = {tensor.name for tensor in model.inputs}
+    inputs = {tensor.name for tensor in model.inputs} - getattr(model, "optional_inputs", frozenset())
     if inputs != set(schema.feature_names):
         extra, missing = sorted(inputs - set(schema.feature_names)), sorted(set(schema.feature_names) - inputs)
         raise SchemaError(f"the model was not built on this schema: it has the inputs {extra} beside it and lacks {missing}")

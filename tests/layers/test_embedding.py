@@ -6,6 +6,7 @@ import pytest
 
 from keras_ctr import Categorical, Numeric, Schema, SchemaError, Sequence
 from keras_ctr.layers import FeatureEmbedding, LinearLogit, SequencePooling
+from keras_ctr.models.ctr_model import CTRModel, build_inputs, logits, predictions
 from tests.layer_contract import check_layer
 from tests.sample import full_schema, random_rows
 
@@ -293,3 +294,63 @@ def test_a_width_of_too_many_rows_gets_further_variables(monkeypatch):
     monkeypatch.setattr(embedding_storage, "MAX_ROWS", 12)
     with pytest.raises(SchemaError, match="table 'a' has 13 rows.*hash_buckets or quotient_remainder"):
         FeatureEmbedding(schema, DIM)
+
+
+NEGATIVES = ("clicked_item", "clicked_brand")
+
+
+def with_negatives(x):
+    """Other ids of the same tables in the place of the events, and a row without."""
+    out = dict(x)
+    for name in NEGATIVES:
+        out[f"{name}_negatives"] = np.roll(x[name], 1, axis=0)
+    return out
+
+
+def test_negatives_read_as_their_sequences_do():
+    x, _ = random_rows(full_schema(), 17)
+    layer = FeatureEmbedding(full_schema(), DIM, negatives=NEGATIVES)
+    given, without = layer(with_negatives(x)), layer(x)
+    np.testing.assert_array_equal(given["negatives"]["clicks"], np.roll(given["sequences"]["clicks"], 1, axis=0))
+    np.testing.assert_array_equal(given["negative_masks"]["clicks"], np.roll(given["masks"]["clicks"], 1, axis=0))
+    assert np.array(given["negatives"]["clicks"]).any() and list(given["negatives"]) == ["clicks"]
+    for key in ("fields", "numeric"):
+        np.testing.assert_array_equal(given[key], without[key])
+    assert not np.array(without["negatives"]["clicks"]).any() and not np.array(without["negative_masks"]["clicks"]).any()
+    assert without["negatives"]["clicks"].shape == given["negatives"]["clicks"].shape
+    assert layer.count_params() == (101 + 53 + 11 + 9) * DIM  # the tables, once
+    copy = FeatureEmbedding.from_config(layer.get_config())
+    assert copy.negatives == NEGATIVES
+
+
+def test_negatives_are_named_where_they_do_not_fit():
+    with pytest.raises(ValueError, match="negatives names 'cliked_item'.*did you mean 'clicked_item'"):
+        FeatureEmbedding(full_schema(), DIM, negatives=("cliked_item",))
+    with pytest.raises(ValueError, match="lacks clicked_brand of the group 'clicks'"):
+        FeatureEmbedding(full_schema(), DIM, negatives=("clicked_item",))
+    x = with_negatives(random_rows(full_schema(), 5)[0])
+    del x["clicked_brand_negatives"]
+    with pytest.raises(ValueError, match="the inputs lack clicked_brand_negatives"):
+        FeatureEmbedding(full_schema(), DIM, negatives=NEGATIVES)(x)
+
+
+def test_a_model_may_be_called_without_its_negatives(tmp_path):
+    schema = full_schema()
+    inputs = build_inputs(schema, negatives=NEGATIVES)
+    features = FeatureEmbedding(schema, DIM, negatives=NEGATIVES, initializer="random_normal")(inputs)
+    events = keras.layers.Concatenate()([features["sequences"]["clicks"], features["negatives"]["clicks"]])
+    outputs = predictions(logits(keras.layers.Flatten()(events), schema), schema)
+    model = CTRModel(inputs, outputs)
+    assert model.optional_inputs == {f"{name}_negatives" for name in NEGATIVES}
+    x, y = random_rows(schema, 17)
+    model.compile("sgd", "binary_crossentropy")
+    model.fit(with_negatives(x), y, validation_data=(x, y), batch_size=17, verbose=0)
+    zeros = {f"{name}_negatives": np.zeros_like(x[name]) for name in NEGATIVES}
+    expected = model.predict({**x, **zeros}, verbose=0)["click"]
+    np.testing.assert_array_equal(model.predict(x, verbose=0)["click"], expected)
+    assert not np.array_equal(model.predict(with_negatives(x), verbose=0)["click"], expected)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0)["click"], expected)
+    with pytest.raises(KeyError, match="'brand'"):
+        model.predict({k: v for k, v in x.items() if k != "brand"}, verbose=0)
