@@ -23,7 +23,7 @@ def select(cases, load, out, *, grid, seeds=3, jobs=2, note=None):
         cases: Dicts with `name` (unique), `data` (what `load` takes) and a configuration of `benchmarks.study`.
         load: `load(data, seed) -> (schema, label rates, splits)`; a function of a module (or a partial of one), so that processes find it.
         out: JSON file of the results.
-        grid: Dicts of configuration keys, each one trial; a case with a key `grid` has its own.
+        grid: Dicts of configuration keys, each one trial (a single one needs none); a case with a key `grid` has its own.
         seeds: Runs of each winner, seeds 1 .. seeds. Trials have the seed 1.
         jobs: Worker processes.
         note: What else the document should say, a dict.
@@ -37,9 +37,10 @@ def select(cases, load, out, *, grid, seeds=3, jobs=2, note=None):
     os.environ.update(dict.fromkeys(THREADS, "1"))  # read by the processes started below
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        trials = [(case, {**case, **choice}, 1) for case in cases for choice in case.get("grid", grid)]
+        grids = {case["name"]: case.get("grid", grid) for case in cases}
+        trials = [(case, {**case, **choice}, 1) for case in cases for choice in grids[case["name"]] if len(grids[case["name"]]) > 1]
         _run("trials", trials, load, ("validation",), pool, document, out)
-        document["chosen"] = {case["name"]: _winner(case, document["trials"]) for case in cases}
+        document["chosen"] = {case["name"]: _winner(case, grids[case["name"]], document["trials"]) for case in cases}
         finals = [(case, {**case, **document["chosen"][case["name"]]}, seed) for seed in range(1, seeds + 1) for case in cases]
         _run("results", finals, load, ("validation", "test"), pool, document, out)
     return document
@@ -69,8 +70,10 @@ def _plain(config):
     return {k: v for k, v in config.items() if k not in ("grid", "data")}
 
 
-def _winner(case, trials):
-    """Returns the grid point with the highest validation AUC of the first label."""
+def _winner(case, grid, trials):
+    """Returns the grid point with the highest validation AUC of the first label, or the only one."""
+    if len(grid) == 1:
+        return dict(grid[0])
     mine = [t for t in trials if t["name"] == case["name"]]
     best = max(mine, key=lambda t: next(iter(t["validation"].values()))["auc"])
     return {k: v for k, v in best["config"].items() if k not in case or case[k] != v}
