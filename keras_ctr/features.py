@@ -14,6 +14,8 @@ META_GROUP = "meta/group"
 """Key under which the group of a row (the user, for gAUC) rides along in an encoded feature dict."""
 META_TIME = "meta/time"
 """Key under which the time of a row rides along in an encoded feature dict."""
+TIME_GAP_BUCKETS = 32
+"""Buckets of a sequence of time gaps: floor(log2(seconds + 1)), the last one for all gaps from 2^31 - 1 seconds on."""
 
 _DTYPES = ("string", "int64")
 _TRANSFORMS = ("none", "log1p", "standardize", "log1p_standardize", "log_square")
@@ -214,6 +216,35 @@ class Sequence(_Embedded):
         check(_is_count(self.max_length), f"Sequence '{self.name}': max_length must be a positive int, got {self.max_length!r}")
         check_name(self.group, f"Sequence '{self.name}': group")
         self._check_embedded()
+
+
+def negatives_of(name: str) -> str:
+    """Returns the key under which a sequence's sampled negatives stand beside it in the feature dict."""
+    return f"{name}_negatives"
+
+
+def time_gap_sequence(name: str, max_length: int = 50, group: str = "history", *, table: str | None = None) -> Sequence:
+    """Returns the `Sequence` of a group that says how long before the row each of its events was.
+
+    Its values are ids already: 0 is no event, 1 an event of unknown time, and a gap of s seconds is in the bucket
+    2 + min(floor(log2(s + 1)), 31), so that the table has 34 rows and there is nothing to fit. `build_histories(time_gap=name)` makes the
+    column, `keras_ctr.data.time_gap_ids` the ids of gaps. A served model takes the ids too: whoever sends a history computes them.
+
+    Args:
+        name: Column name and key in the feature dict.
+        max_length, group: Those of the events' other sequences.
+        table: Name of a table that the time gaps of several groups share. Default: the sequence's name.
+
+    Raises:
+        SchemaError: As `Sequence`.
+    """
+    return Sequence(name, max_length=max_length, table=table, group=group, vocabulary_size=FIRST_ID + TIME_GAP_BUCKETS, dtype="int64")
+
+
+def is_time_gap(feature) -> bool:
+    """Returns whether a feature has the form of a `time_gap_sequence`."""
+    form = (feature.kind, feature.dtype, feature.vocabulary_size, feature.vocabulary, feature.hash_buckets, feature.target)
+    return form == ("sequence", "int64", FIRST_ID + TIME_GAP_BUCKETS, None, None, None)
 
 
 @dataclass(frozen=True)

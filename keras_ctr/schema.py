@@ -14,6 +14,7 @@ from keras_ctr.features import (
     META_GROUP,
     META_TIME,
     PADDING_ID,
+    TIME_GAP_BUCKETS,
     UNKNOWN_ID,
     Categorical,
     Label,
@@ -24,8 +25,10 @@ from keras_ctr.features import (
     check,
     hashed_beside,
     nearest,
+    negatives_of,
     own_dtype,
     table_name,
+    time_gap_sequence,
 )
 
 __all__ = [
@@ -33,6 +36,7 @@ __all__ = [
     "META_GROUP",
     "META_TIME",
     "PADDING_ID",
+    "TIME_GAP_BUCKETS",
     "UNKNOWN_ID",
     "Categorical",
     "Label",
@@ -42,6 +46,8 @@ __all__ = [
     "Sequence",
     "Table",
     "nearest",
+    "negatives_of",
+    "time_gap_sequence",
 ]
 
 _MAX_INT32 = 2**31 - 1

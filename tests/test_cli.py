@@ -108,6 +108,46 @@ def test_a_config_file_repeats_a_run_exactly(trained, prepared, capsys):
     assert again["validation"] == first["validation"]
 
 
+def with_negatives(schema, **_):
+    """A model that reads negatives where there are any."""
+    from keras_ctr import layers
+    from keras_ctr.models.ctr_model import CTRModel, build_inputs, logits, predictions
+
+    names = [sequence.name for sequence in schema.sequences]
+    inputs = build_inputs(schema, negatives=names)
+    features = layers.FeatureEmbedding(schema, 4, negatives=names, name="embedding")(inputs)
+    events = [*features["sequences"].values(), *features["negatives"].values()]
+    pooled = keras.layers.Concatenate()([keras.layers.GlobalMaxPooling1D()(x) for x in events])
+    return CTRModel(inputs, predictions(logits(pooled, schema), schema), name="with_negatives")
+
+
+@pytest.mark.slow
+def test_only_training_draws_negatives(prepared, log, capsys, monkeypatch):
+    import keras_ctr
+    from keras_ctr.cli import runs
+
+    read = {}
+
+    def watched(data, split, **options):
+        dataset = make(data, split, **options)
+        read.setdefault(split, []).append({name for name in dataset.element_spec[0] if name.endswith("_negatives")})
+        return dataset
+
+    make = runs.make_dataset
+    monkeypatch.setattr(runs, "make_dataset", watched)
+    monkeypatch.setattr(keras_ctr, "get_model", lambda name, schema, **arguments: with_negatives(schema, **arguments))
+    out = prepared.parent / "negatives"
+    options = ["--model", "any", "--epochs", "2", "--batch-size", "256", "--overwrite"]
+    first = output(capsys, "train", prepared, "--out", out, *options)
+    assert read == {"train": [{"hist_iid_negatives"}], "validation": [set(), set()]}  # in training and after it
+    assert output(capsys, "train", prepared, "--out", out, *options)["validation"] == first["validation"]
+    result = output(capsys, "evaluate", out, prepared, "--split", "validation")
+    assert result["click"] == first["validation"]["click"] and read["validation"][-1] == set()
+    scores = prepared.parent / "negatives.parquet"
+    assert output(capsys, "predict", out, prepared, "--split", "test", "--out", scores)["rows"] == 150
+    assert output(capsys, "export", out, prepared.parent / "negatives_served" / "1")["signatures"]
+
+
 def test_evaluate_and_predict_agree(trained, prepared, capsys):
     from keras_ctr import metrics
     from keras_ctr.data import make_dataset
@@ -157,6 +197,39 @@ def test_schema_is_inferred_edited_and_used(log, capsys):
     summary = output(capsys, "prepare", "--csv", log, "--schema", schema, "--split", "random", "--out", log.parent / "edited")
     assert summary["features"] == len(edited["features"])
     assert "exists" in failure(capsys, 1, "prepare", "--csv", log, "--schema", schema, "--out", log.parent / "edited")
+
+
+def test_time_gaps_of_histories(log, capsys, tmp_path):
+    from keras_ctr.data import PreparedData, make_dataset
+
+    columns = ["--csv", log, "--label", "click", "--user", "uid", "--item", "iid", "--time", "ts", "--history-length", 4]
+    assert "time gaps need time_unit" in failure(capsys, 1, "prepare", *columns, "--time-gap", "--out", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+    output(capsys, "prepare", *columns, "--time-gap", "--time-unit", "s", "--out", tmp_path / "data")
+    data = PreparedData(tmp_path / "data")
+    assert [s.name for s in data.schema.sequences] == ["hist_iid", "hist_time_gap"]
+    assert data.schema.tables["hist_time_gap"].vocabulary_size == 34 and data.schema.sequence_groups.keys() == {"history"}
+    _, *rows = [line.split(",") for line in log.read_text().splitlines()]  # in order of time, one a second
+    for x, _ in make_dataset(data, "test", batch_size=150):
+        for time, gaps, items in zip(x["meta/time"].numpy(), x["hist_time_gap"].numpy(), x["hist_iid"].numpy(), strict=True):
+            user = rows[time - 1000][1]
+            events = [int(r[0]) for r in rows if r[1] == user and r[4] == "1" and int(r[0]) < time][-4:]
+            expected = [1 + (int(time) - event + 1).bit_length() for event in events]  # 2 + floor(log2(seconds + 1))
+            assert gaps.tolist() == expected + [0] * (4 - len(expected))
+            assert ((gaps > 0) == (items > 0)).all()
+    # Data of the same schema later on: the time gaps are part of it.
+    grown = ["prepare", "--csv", log, "--extend", tmp_path / "data", "--out", tmp_path / "grown"]
+    assert "time gaps need time_unit" in failure(capsys, 1, *grown)
+    assert "--time-gap does not go with --extend" in failure(capsys, 2, *grown, "--time-gap")
+    output(capsys, *grown, "--time-unit", "s")
+    assert PreparedData(tmp_path / "grown").schema.sequence_groups == data.schema.sequence_groups
+    text = ["prepare", "--csv", log, "--schema", tmp_path / "data" / "schema.json", "--time-gap", "--out", tmp_path / "y"]
+    assert "time_gap goes with an inferred schema" in failure(capsys, 1, *text)
+    result = output(capsys, "prepare", *columns, "--time-gap", "--schema-only", "--out", tmp_path / "schema.json")
+    assert result["features"][-1] == "hist_time_gap"
+    assert "--time-unit goes with --csv" in failure(
+        capsys, 2, "prepare", "--dataset", "kuairand", "--time-unit", "s", "--out", tmp_path / "x"
+    )
 
 
 def test_mistakes_are_named(log, prepared, trained, capsys, tmp_path):

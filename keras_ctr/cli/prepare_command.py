@@ -17,6 +17,8 @@ from keras_ctr.cli.main import show
 @click.option("--time", help="Time column: orders the log and splits it.")
 @click.option("--history", multiple=True, help="Column whose past values become a sequence; may be repeated.  [default: the item column]")
 @click.option("--history-length", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--time-gap", is_flag=True, help="Histories also say how long before the row each event was.")
+@click.option("--time-unit", type=click.Choice(["s", "ms", "us", "ns"]), help="What an integer of the time column counts, for time gaps.")
 @click.option("--exclude", multiple=True, help="Column to leave out, such as an outcome known only afterwards; may be repeated.")
 @click.option("--schema", type=click.Path(exists=True, dir_okay=False), help="An edited schema file instead of inferring one.")
 @click.option("--schema-only", is_flag=True, help="Only infer the schema and write it to --out, to be edited and given back by --schema.")
@@ -54,9 +56,13 @@ def command(sources, dataset, raw, out, labels, schema, schema_only, overwrite, 
 
     if bool(sources) == bool(dataset):
         raise click.UsageError("give either --csv or --dataset")
-    unused = [name for name in ("user", "item", "time", "history", "exclude", "split", "columns", "delimiter") if dataset and given[name]]
+    unused = [
+        name
+        for name in ("user", "item", "time", "history", "time_unit", "exclude", "split", "columns", "delimiter")
+        if dataset and given[name]
+    ]
     if unused:
-        raise click.UsageError(f"--{unused[0]} goes with --csv: the data set '{dataset}' brings its own")
+        raise click.UsageError(f"--{unused[0].replace('_', '-')} goes with --csv: the data set '{dataset}' brings its own")
     _check_extension(given, {"dataset": dataset, "label": labels, "schema": schema, "schema-only": schema_only})
     fitted = Schema.load(schema) if schema else None
     if not dataset and not labels and fitted is None and not given["extend"]:
@@ -90,9 +96,9 @@ def _check_extension(given, others):
     lengths = click.get_current_context().get_parameter_source("history_length")
     if lengths is not click.core.ParameterSource.DEFAULT:
         others["history-length"] = True
-    used = [name for name in others if others[name]] + [name for name in ("item", "history", "exclude") if given[name]]
+    used = [name for name in others if others[name]] + [name for name in ("item", "history", "time_gap", "exclude") if given[name]]
     if used:
-        raise click.UsageError(f"--{used[0]} does not go with --extend: schema and labels are those of {given['extend']}")
+        raise click.UsageError(f"--{used[0].replace('_', '-')} does not go with --extend: schema and labels are those of {given['extend']}")
 
 
 def _write_schema(sources, out, labels, given, reading, overwrite, as_json):
@@ -102,7 +108,7 @@ def _write_schema(sources, out, labels, given, reading, overwrite, as_json):
 
     if Path(out).exists() and not overwrite:
         raise click.ClickException(f"{out} exists; choose another file or pass --overwrite")
-    wanted = ("user", "item", "time", "history_length", "exclude")
+    wanted = ("user", "item", "time", "history_length", "time_gap", "exclude")
     schema, notes = infer_schema(
         list(sources), label=list(labels), history=given["history"] or None, **{k: given[k] for k in wanted}, **reading
     )
@@ -123,9 +129,9 @@ def _known(raw, out, labels, schema, given, options_):
     from keras_ctr.datasets import kuairand
 
     labels = {"labels": labels} if labels else {}
-    length = {"max_length": given["history_length"]}
-    tables = kuairand.load(raw, **length, **labels)
-    schema = schema or kuairand.schema(**length, **labels)
+    events = {"max_length": given["history_length"], "time_gaps": given["time_gap"]}
+    tables = kuairand.load(raw, **events, **labels)
+    schema = schema or kuairand.schema(**events, **labels)
     return prepare(tables, schema, out, min_count=given["min_count"], capacity=given["capacity"], strict=given["strict"], **options_)
 
 

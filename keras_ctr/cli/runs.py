@@ -20,7 +20,7 @@ from keras_ctr import distribution, metrics, optimizers, tables
 from keras_ctr.callbacks import RankingMetrics
 from keras_ctr.cli.progress import TrainingProgress
 from keras_ctr.data import load_vocabularies, make_dataset, save_vocabularies
-from keras_ctr.schema import META_GROUP, Schema, nearest
+from keras_ctr.schema import META_GROUP, Schema, nearest, negatives_of
 
 CONFIG, MODEL, METRICS, HISTORY, SCHEMA = "config.json", "model.keras", "metrics.json", "history.json", "schema.json"
 
@@ -156,7 +156,10 @@ def train(data, config, *, model=None, progress=None, description=None):
     with strategy.scope() if strategy else contextlib.nullcontext():
         model = build(config, schema) if model is None else model
     options = {"batch_size": config.batch_size, "features": schema.feature_names, "labels": schema.label_names}
-    training = make_dataset(data, "train", shuffle=True, seed=config.seed, cache=True, **options)
+    # Only training draws negatives: the model's inputs for them are optional, and evaluation and prediction leave them out.
+    optional = getattr(model, "optional_inputs", ())
+    negatives = [s.name for s in schema.sequences if negatives_of(s.name) in optional]
+    training = make_dataset(data, "train", shuffle=True, seed=config.seed, cache=True, negatives=negatives, **options)
     if strategy:
         replicas = strategy.num_replicas_in_sync
         if config.batch_size % replicas:

@@ -8,10 +8,11 @@ import numpy as np
 from keras_ctr.data.arrow import pa, pc
 from keras_ctr.data.columns import as_binary, check_columns, one_array
 from keras_ctr.data.sources import NULL_WORDS, is_text, leaves, read_batches, source_columns
-from keras_ctr.schema import Categorical, Label, Numeric, Schema, SchemaError, Sequence
+from keras_ctr.schema import Categorical, Label, Numeric, Schema, SchemaError, Sequence, time_gap_sequence
 
 __all__ = ["history_name", "infer_schema"]
 
+_GROUP = "history"
 _ID_WORDS = {"id", "ids", "code", "hash", "type", "category", "cat", "zip"}
 _QUANTITY_WORDS = {
     *("count", "cnt", "num", "number", "amount", "price", "cost", "bid", "total", "sum", "avg", "mean", "rate", "ratio", "score"),
@@ -60,6 +61,7 @@ def infer_schema(
     time: str | None = None,
     history=None,
     history_length: int = 50,
+    time_gap: bool = False,
     exclude=(),
     max_distinct: int = 16,
     sample_rows: int = 100_000,
@@ -82,6 +84,7 @@ def infer_schema(
         user, item, time: Columns from which histories are built (all three) and by which rows are grouped and ordered.
         history: Columns whose past values become sequences, besides `item`; default: `item` alone. Pass `()` for no histories.
         history_length: Their `max_length`.
+        time_gap: Whether the histories say how long before the row each event was: one more sequence, `history_name("time_gap")`.
         exclude: Columns to leave out: outcomes that are known only after the impression, say.
         max_distinct: Whole numbers with no more distinct values than this, and none missing, are categories.
         sample_rows: Rows looked at.
@@ -92,7 +95,7 @@ def infer_schema(
 
     Raises:
         EncodingError: If a named column does not exist (with the nearest name).
-        SchemaError: If a label is not 0/1, or no feature is left.
+        SchemaError: If a label is not 0/1, no feature is left, or there are no histories for `time_gap`.
     """
     labels = [label] if isinstance(label, str) else list(label)
     options = {"column_names": column_names, "delimiter": delimiter}
@@ -117,6 +120,9 @@ def infer_schema(
                 notes.append(f"'{name}': alone it has an AUC of {auc:.2f} on '{target}'; if it is known only afterwards, exclude it")
     if user and item and time and history != ():
         features += _histories(features, dict.fromkeys([item, *(history or ())]), history_length)
+        features += [time_gap_sequence(history_name("time_gap"), history_length, _GROUP)] if time_gap else []
+    elif time_gap:
+        raise SchemaError("time_gap is an attribute of histories: give the user, item and time columns to build them from")
     if not features:
         raise SchemaError(f"no column is left to be a feature: {'; '.join(notes) or 'there are only labels'}")
     return Schema(features=features, labels=[Label(name) for name in labels], group=user, time=time), notes
@@ -250,5 +256,5 @@ def _histories(features, columns, max_length) -> list:
         if not isinstance(by_name.get(name), Categorical):
             raise SchemaError(f"history column '{name}' is not a categorical feature of the log, so its past values are no sequence of ids")
         dtype = by_name[name].dtype
-        found.append(Sequence(history_name(name), max_length=max_length, table=name, target=name, dtype=dtype, group="history"))
+        found.append(Sequence(history_name(name), max_length=max_length, table=name, target=name, dtype=dtype, group=_GROUP))
     return found

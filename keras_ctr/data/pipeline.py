@@ -10,6 +10,7 @@ from keras_ctr.data.cached import Columns, cached_batches
 from keras_ctr.data.example import example_kinds
 from keras_ctr.data.framing import CorruptDataError
 from keras_ctr.data.manifest import FORMAT, PreparedData
+from keras_ctr.data.negatives import add_negatives
 from keras_ctr.schema import META_GROUP, META_TIME, nearest
 
 __all__ = ["CorruptDataWarning", "PreparedData", "make_dataset", "parse_examples"]
@@ -48,6 +49,7 @@ def make_dataset(
     features=None,
     labels=None,
     with_labels=True,
+    negatives=(),
     cache=False,
     shard=None,
     verify=True,
@@ -80,6 +82,9 @@ def make_dataset(
         features: Names of the features to read; None reads all. Reading fewer is faster.
         labels: Names of the labels to read; None reads all.
         with_labels: False gives the feature dict alone.
+        negatives: Names of sequences, of a group all or none, or True for all that are read: batches also hold sampled negative events
+            `<name>_negatives` `(B, max_length)`, drawn anew in every pass under `seed` (`add_negatives`). For training only: a model
+            whose `optional_inputs` they are is evaluated without.
         cache: Keep the parsed columns in memory.
         shard: `(index, count)`: of `count` workers, read the part of worker `index`: whole shards where their number is a multiple of
             `count`, otherwise every `count`-th row of every shard. Parts differ by a few rows; a synchronous training loop must stop at
@@ -95,8 +100,9 @@ def make_dataset(
         A `tf.data.Dataset` of known cardinality.
 
     Raises:
-        KeyError: If there is no such split, feature or label; with the nearest name.
-        ValueError: If an argument is out of range, or the shards have a form that this release does not read.
+        KeyError: If there is no such split, feature or label, or `negatives` names what is no sequence read; with the nearest name.
+        ValueError: If an argument is out of range, `negatives` names a part of a group, or the shards have a form that this release does
+            not read.
         FileNotFoundError: If the data set or a shard is missing.
         CorruptDataError: If a shard is not what was written, or nothing of it can be read; names the file and the byte.
 
@@ -108,6 +114,7 @@ def make_dataset(
         data = PreparedData(data, check=not skip_corrupt)
     if data.manifest["format"] != FORMAT:
         raise ValueError(f"{data.path}: shards of the form '{data.manifest['format']}'; this release reads '{FORMAT}'")
+    features = None if features is None else tuple(features)
     parse = _Parse(data.schema, features, labels if with_labels else (), with_labels)
     parallel = tf.data.AUTOTUNE if num_parallel_calls is None else num_parallel_calls
     files, take = _assign(data, split, shard)
@@ -127,6 +134,10 @@ def make_dataset(
         dataset = batches.map(parse, num_parallel_calls=parallel, deterministic=True)
     num_batches = num_rows // batch_size if drop_remainder else -(-num_rows // batch_size)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
+    if negatives:  # before `repeat`, so that every pass draws its own; after the cache, whose rows know nothing of their batch
+        read = data.schema if features is None else data.schema.select(features=features)
+        names = None if negatives is True else negatives
+        dataset = add_negatives(dataset, read, names, seed=seed, num_parallel_calls=num_parallel_calls)
     return (dataset.repeat() if repeat else dataset).prefetch(tf.data.AUTOTUNE)
 
 

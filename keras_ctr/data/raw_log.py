@@ -9,13 +9,14 @@ import numpy as np
 
 from keras_ctr.data.arrow import ipc, pa
 from keras_ctr.data.columns import EncodingError, as_times, check_columns, get_column, plain_batch, raw_types
-from keras_ctr.data.histories import build_histories, partition_by_user
+from keras_ctr.data.histories import build_histories, partition_by_user, time_unit_of
 from keras_ctr.data.infer import infer_schema
 from keras_ctr.data.manifest import PreparedData
 from keras_ctr.data.preparation import check_target, prepare
 from keras_ctr.data.sources import count_rows, leaves, read_batches, source_columns
 from keras_ctr.data.splitting import ColumnSplitter, RandomSplitter, TimeSplitter
 from keras_ctr.data.vocabulary_age import check_evict_after, load_earlier
+from keras_ctr.features import is_time_gap
 from keras_ctr.schema import Schema, SchemaError
 
 __all__ = ["prepare_file"]
@@ -39,6 +40,8 @@ def prepare_file(
     evict_after: int | None = None,
     history=None,
     history_length: int = 50,
+    time_gap: bool = False,
+    time_unit: str | None = None,
     events: str | None = None,
     delay: int = 0,
     exclude=(),
@@ -66,7 +69,8 @@ def prepare_file(
         label: Label column, or several. Not needed with `schema`.
         user, item, time: Columns from which histories are built. `user` becomes the schema's group, `time` its time. With `schema`,
             user and time default to its group and time, and every sequence that is no column of the log is built from its target
-            (or else the first categorical feature of its table).
+            (or else the first categorical feature of its table); one that has the form of a `keras_ctr.schema.time_gap_sequence` gets
+            the time gaps of its group.
         split: `"time"` (default if there is a time), `"random"`, or the name of a column whose values name the splits. With a random
             split the histories of training rows hold outcomes of test rows, so prefer time.
         fractions: Shares of train, validation and test; 0 leaves one out.
@@ -75,7 +79,8 @@ def prepare_file(
         extend: Folder of an earlier prepared data set or run whose schema and vocabularies go on: see `prepare`. Histories are built from
             the rows of this log alone, so a log that starts where the earlier one ended starts with empty histories.
         evict_after: See `prepare`.
-        history, history_length, exclude: See `infer_schema`.
+        history, history_length, time_gap, exclude: See `infer_schema`.
+        time_unit: What an integer of `time` counts, `"s"`, `"ms"`, `"us"` or `"ns"`: read for time gaps only (see `build_histories`).
         events: 0/1 column that says which rows go into histories; default: the first label.
         delay: See `build_histories`.
         min_count, capacity, strict, num_shards, overwrite, progress, batch_rows, column_names, delimiter: See `prepare`.
@@ -94,6 +99,8 @@ def prepare_file(
             raise ValueError("extend brings the earlier preparation's schema and labels: give neither schema nor label")
         extend = load_earlier(extend)
         schema = extend.schema
+    if schema is not None and time_gap:
+        raise ValueError("time_gap goes with an inferred schema; to have time gaps in a given one, add a time_gap_sequence to it")
     text = {"column_names": column_names, "delimiter": delimiter}
     present = source_columns(source, **text)
     split = split or ("time" if time or (schema and schema.time) else "random")
@@ -105,12 +112,12 @@ def prepare_file(
         exclude = [*exclude, *([split] if by_column else [])]
         check_columns(exclude, present, "the log")
         roles = {"label": label, "user": user, "item": item, "time": time, "history": history, "exclude": exclude}
-        schema, notes = infer_schema(source, history_length=history_length, **roles, **text)
+        schema, notes = infer_schema(source, history_length=history_length, time_gap=time_gap, **roles, **text)
     user, time, events = user or schema.group, time or schema.time, events or schema.label_names[0]
-    built = _histories_to_build(schema, present, user, time)
+    built, gaps = _histories_to_build(schema, present, user, time)
     if split == "time" and not time:
         raise ValueError("a split by time needs the time column: give time, or split='random'")
-    names = [name for name in schema.raw_columns if name not in {feature.name for feature in built}]
+    names = [name for name in schema.raw_columns if name not in {feature.name for feature in (*built, *gaps.values())}]
     names += [*built.values(), user, time, events] if built else []
     names += [time] if split == "time" else [split] if by_column else []
     names = list(dict.fromkeys(names))
@@ -124,6 +131,9 @@ def prepare_file(
     def read(columns):
         return read_batches(source, columns, batch_rows, column_types=types, **text)
 
+    unit = None
+    if gaps:  # found out from the raw column, as times are numbers below
+        unit = next((time_unit_of(get_column(batch, time), time, time_unit) for batch in read([time])), None)
     if split == "time":
         splitter = TimeSplitter(time, _times(read([time]), time), fractions)
     else:
@@ -135,8 +145,8 @@ def prepare_file(
         rows = _with_split(read(names), splitter, time if time not in schema else None, count_rows(source), progress)
         if built:
             parts = _partitions(rows, source, spill, user, partition_bytes)
-            roles = {"user": user, "time": time, "where": events, "delay": delay}
-            rows = (batch for part in parts for batch in _add_histories(part, built, roles, batch_rows))
+            roles = {"user": user, "time": time, "where": events, "delay": delay, "time_unit": unit}
+            rows = (batch for part in parts for batch in _add_histories(part, built, gaps, roles, batch_rows))
         files = _write_splits(rows, splitter.names, schema, spill)
         splitter.check(files)
         options = {"min_count": min_count, "capacity": capacity, "strict": strict, "num_shards": num_shards, "overwrite": overwrite}
@@ -147,22 +157,35 @@ def prepare_file(
         shutil.rmtree(spill, ignore_errors=True)
 
 
-def _histories_to_build(schema, present, user, time) -> dict:
-    """Returns `{sequence feature: source column}` of the sequences that are no column of the log."""
-    built = {}
+def _histories_to_build(schema, present, user, time) -> tuple[dict, dict]:
+    """Returns `{sequence feature: source column}` of the sequences that are no column of the log, and `{group: its time gaps}`."""
+    built, gaps = {}, {}
     for feature in schema.sequences:
         if feature.name in present:
             continue
         same_table = [f.name for f in schema.categoricals if schema.table_of(f).name == schema.table_of(feature).name]
-        if not (feature.target or same_table):
+        if not (feature.target or same_table or is_time_gap(feature)):
             raise SchemaError(
                 f"Sequence '{feature.name}' is no column of the log, and there is no categorical feature with its table "
                 f"'{schema.table_of(feature).name}' from whose past values it could be built"
             )
         if not (user and time):
             raise SchemaError(f"Sequence '{feature.name}' is no column of the log; to build it, give the user and time columns")
-        built[feature] = feature.target or same_table[0]
-    return built
+        if feature.target or same_table:
+            built[feature] = feature.target or same_table[0]
+        elif feature.group in gaps:
+            raise SchemaError(f"Sequences '{gaps[feature.group].name}' and '{feature.name}' are both time gaps of '{feature.group}'")
+        else:
+            gaps[feature.group] = feature
+    for group, feature in gaps.items():
+        own = [f for f in schema.sequence_groups[group] if f is not feature]
+        if not own or any(f not in built for f in own):
+            raise SchemaError(
+                f"Sequence '{feature.name}' is no column of the log; time gaps are built together with the other sequences of their group "
+                f"'{group}', of which {', '.join(f.name for f in own if f not in built) or 'there are none'}"
+                f"{' came with the log' if own else ''}"
+            )
+    return built, gaps
 
 
 def _times(batches, time):
@@ -208,13 +231,14 @@ def _size(source) -> int:
     return total
 
 
-def _add_histories(table, built, roles, batch_rows):
+def _add_histories(table, built, gaps, roles, batch_rows):
     """Yields a table's rows with the histories of every group of sequences, few at a time: lists are wide."""
     groups = {}
     for feature, column in built.items():
         groups.setdefault((feature.group, feature.max_length), {})[feature.name] = column
-    for (_, length), items in groups.items():
-        table = build_histories(table, items=items, max_length=length, **roles)
+    for (group, length), items in groups.items():
+        time_gap = gaps[group].name if group in gaps else None
+        table = build_histories(table, items=items, max_length=length, time_gap=time_gap, **roles)
     yield from table.to_batches(max_chunksize=batch_rows)
 
 

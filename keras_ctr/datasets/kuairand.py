@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_ctr.data import build_histories
+from keras_ctr.data import build_histories, time_gap_ids
 from keras_ctr.data.arrow import pa, pc
 from keras_ctr.data.columns import as_lists, one_array
 from keras_ctr.datasets import kuairand_files as files
-from keras_ctr.schema import Categorical, Label, Numeric, Schema, Sequence, nearest
+from keras_ctr.schema import UNKNOWN_ID, Categorical, Label, Numeric, Schema, Sequence, nearest, time_gap_sequence
 
 __all__ = ["ACTIONS", "ATTRIBUTES", "EXTRACT", "HISTORIES", "LABELS", "MISSING", "SPLIT_DAYS", "column_type", "load", "schema"]
 
@@ -36,6 +36,7 @@ MISSING = -1
 
 _UTC_OFFSET_MS = 8 * 3_600_000  # the log was taken in China
 _SIDES = ATTRIBUTES[:3]
+_TIME_GAP = "time_gap"
 _TEXT = (*files.VIDEO_TEXT, *files.USER_TEXT)
 _WHERE = {"watched": None, "long_watched": "long_view", "liked": "is_like"}
 
@@ -64,7 +65,7 @@ def _lengths(histories, max_length) -> dict:
     return lengths
 
 
-def schema(*, labels=LABELS, histories=HISTORIES, attributes=ATTRIBUTES[:4], max_length=50) -> Schema:
+def schema(*, labels=LABELS, histories=HISTORIES, attributes=ATTRIBUTES[:4], max_length=50, time_gaps=False) -> Schema:
     """Returns the raw schema of KuaiRand: no vocabulary is fitted yet (`keras_ctr.data.prepare` or `fit_schema` does that).
 
     Fields: user and video ids, what the video is (author, first tag, type, kind of upload, day of upload, kind of music, duration in
@@ -81,6 +82,8 @@ def schema(*, labels=LABELS, histories=HISTORIES, attributes=ATTRIBUTES[:4], max
         attributes: Some of `ATTRIBUTES`, at least one: what the model sees of an event of `watched`. The default leaves out the tab and
             age of events, which added nothing to the validation AUC.
         max_length: Events of a history: an int, or `{history: int}` (50 where one is not named).
+        time_gaps: Whether the events of every history also say how long before the row they were: `<history>_time_gap`, of one table
+            (`keras_ctr.schema.time_gap_sequence`).
 
     Raises:
         ValueError: On an unknown label, history or attribute, with the nearest one, no attribute, or a `max_length` that is not a
@@ -111,6 +114,8 @@ def schema(*, labels=LABELS, histories=HISTORIES, attributes=ATTRIBUTES[:4], max
         for side in sides.get(group, _SIDES):
             own = integer if side in ("action", "age") else {"target": side}
             events.append(Sequence(f"{group}_{side}", max_length=length, table=side, group=group, **own))
+        if time_gaps:
+            events.append(time_gap_sequence(f"{group}_{_TIME_GAP}", length, group, table=_TIME_GAP))
     return Schema(
         features=[*fields, *events],
         labels=[Label(name) for name in labels],
@@ -124,7 +129,7 @@ def column_type(name: str):
     for group in HISTORIES:
         if name.startswith(f"{group}_"):
             side = name.removeprefix(f"{group}_")
-            return pa.list_(pa.int8() if side in ("tab", "action", "age") else column_type(side))
+            return pa.list_(pa.int8() if side in ("tab", "action", "age", _TIME_GAP) else column_type(side))
     if name in _TEXT:
         return pa.string()
     narrow = {"time_ms": pa.int64(), "duration": pa.float32(), "tag": pa.int16()} | {label: pa.int8() for label in LABELS}
@@ -138,6 +143,7 @@ def load(
     histories=HISTORIES,
     attributes=ATTRIBUTES[:4],
     max_length=50,
+    time_gaps=False,
     first_day=SPLIT_DAYS["train"][0],
     random=False,
 ) -> dict:
@@ -150,17 +156,18 @@ def load(
     `watched_*`: every earlier impression, clicked or not, with video, author, first tag, `action` (the strongest thing the user did,
     `ACTIONS`), and on demand `tab` and `age` (0 for less than a second before the row, else 1 + floor(log2(seconds))).
     `long_watched_*` and `liked_*`: those viewed long and those liked, with video, author and tag.
+    `*_time_gap`, on demand: the bucket of the time between event and row (`keras_ctr.data.time_gap_ids`).
 
     The official release has the log from 04-08, so histories come from it alone. The extract starts at 04-25 and has lists of each user's
-    last 50 impressions, long views and likes before that; of those impressions tab and age are missing, and of those that were
-    neither viewed long nor liked the click is not known (`ACTIONS["not_recorded"]`).
+    last 50 impressions, long views and likes before that; of those tab, age and time gap (id 1) are missing, and of the impressions that
+    were neither viewed long nor liked the click is not known (`ACTIONS["not_recorded"]`).
 
     No value is null. A missing integer is -1 (`MISSING`), a missing text "UNKNOWN", a missing duration NaN.
 
     Args:
         raw_dir: Folder with the official release (`log_standard_4_08_to_4_21_pure.csv`, ...) or with an extract (`val.parquet`, ...).
             None: the extract that ships with the package, a part of the users with all their rows.
-        labels, histories, attributes, max_length: As for `schema`.
+        labels, histories, attributes, max_length, time_gaps: As for `schema`.
         first_day: First `date` of `train`. The official release goes back to 20220408.
         random: Whether to add the split `random`: impressions of the test days that were exposed at random, an unbiased test (official
             release only). Their histories hold standard impressions, as everywhere.
@@ -173,7 +180,7 @@ def load(
         EncodingError: Naming file and column of a missing column.
         ValueError: On a wrong argument, an empty file, a log column with missing or wrong values, or a split without rows.
     """
-    wanted = schema(labels=labels, histories=histories, attributes=attributes, max_length=max_length)
+    wanted = schema(labels=labels, histories=histories, attributes=attributes, max_length=max_length, time_gaps=time_gaps)
     raw = files.read(EXTRACT if raw_dir is None else raw_dir, random=random)
     log, days = raw.log, raw.log["date"].to_numpy()
     standard = ~raw.log["is_rand"].to_numpy()
@@ -193,7 +200,7 @@ def load(
             raise ValueError(f"the split '{name}' has no rows: the log's dates are {days.min(initial=0)} to {days.max(initial=0)}")
         columns = _fields(raw, log.take(rows))
         for group, lists in positions.items():
-            columns |= _events(raw, group, lists.take(pa.array(rows)), log["time_ms"].to_numpy()[rows])
+            columns |= _events(raw, group, lists.take(pa.array(rows)), log["time_ms"].to_numpy()[rows], time_gaps)
         out[name] = pa.table({column: columns[column] for column in wanted.raw_columns})
     return out
 
@@ -245,7 +252,7 @@ def _positions(raw, group, max_length, standard):
     return one_array(table["event"])
 
 
-def _events(raw, group, lists, times) -> dict:
+def _events(raw, group, lists, times, time_gaps) -> dict:
     """Returns the attributes of a group's events: `lists` holds their positions as `_positions` gives them, `times` the rows' times."""
     at, ends, lengths = as_lists(lists, group)
     at = at.to_numpy()[(ends - lengths)[0] : ends[-1]] if len(ends) else at.to_numpy()
@@ -255,8 +262,11 @@ def _events(raw, group, lists, times) -> dict:
     prior = np.zeros(0, np.int64) if raw.prior is None else one_array(raw.prior[group]).flatten().to_numpy()
     video = pa.array(np.concatenate([log["video_id"].to_numpy(), prior])[at])
     values = _fill(_join(video, raw.videos, "video_id"), _SIDES) | {"video_id": video}
+    in_log = np.where(before, 0, at)
+    if time_gaps:
+        gaps = np.repeat(times, lengths) - log["time_ms"].to_numpy()[in_log]
+        values[_TIME_GAP] = pa.array(np.where(before, UNKNOWN_ID, time_gap_ids(gaps, "ms")))
     if group == "watched":
-        in_log = np.where(before, 0, at)
         action = np.full(n, ACTIONS["shown"], np.int8)
         for label, name in (("is_click", "clicked"), ("long_view", "long_view"), ("is_like", "liked")):  # the strongest last
             action[log[label].to_numpy() == 1] = ACTIONS[name]

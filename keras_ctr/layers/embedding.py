@@ -9,9 +9,7 @@ from keras import ops
 
 from keras_ctr import backend
 from keras_ctr.layers.embedding_storage import add_table, plan_storage, table_values
-from keras_ctr.schema import PADDING_ID, Schema, nearest
-
-_NEGATIVES = "_negatives"
+from keras_ctr.schema import PADDING_ID, Schema, nearest, negatives_of
 
 
 @keras.saving.register_keras_serializable(package="keras_ctr")
@@ -174,8 +172,7 @@ class FeatureEmbedding(keras.Layer):
         return fields, {name: rows * factors[name] if name in factors else rows for name, rows in sequences.items()}
 
     def _project(self, rows, name):
-        if name not in self.schema:
-            name = name.removesuffix(_NEGATIVES)
+        name = {negatives_of(n): n for n in self.negatives}.get(name, name)
         kernel = self._projections.get(self.schema.table_of(name).name)
         return rows if kernel is None else ops.matmul(rows, kernel)
 
@@ -291,11 +288,6 @@ class FeatureEmbedding(keras.Layer):
             "negatives": list(self.negatives),
             "kept_rows": self.kept_rows,
         }
-
-
-def negatives_of(name):
-    """Returns the key under which a sequence's sampled negatives stand beside it."""
-    return name + _NEGATIVES
 
 
 def _without_vocabulary(feature):

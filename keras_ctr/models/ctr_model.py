@@ -2,9 +2,8 @@
 
 import keras
 
-from keras_ctr import layers
 from keras_ctr.layers.predictions import LabelPrediction
-from keras_ctr.schema import nearest
+from keras_ctr.schema import nearest, negatives_of
 
 
 @keras.saving.register_keras_serializable(package="keras_ctr")
@@ -63,7 +62,7 @@ def build_inputs(schema, *, negatives=()):
 
     inputs = {name: entry(name, name) for name in schema.feature_names}
     for name in negatives:
-        key = layers.embedding.negatives_of(name)
+        key = negatives_of(name)
         if key in inputs:
             raise ValueError(f"the schema has a feature named '{key}', which is the name of the negatives of '{name}': rename it")
         inputs[key] = entry(name, key, optional=True)

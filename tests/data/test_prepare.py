@@ -19,7 +19,7 @@ from keras_ctr.data.encode import Encoder
 from keras_ctr.data.histories import build_histories
 from keras_ctr.data.infer import infer_schema
 from keras_ctr.data.splitting import ColumnSplitter, RandomSplitter, time_boundaries
-from keras_ctr.schema import Categorical, Numeric, Schema, SchemaError, Sequence
+from keras_ctr.schema import Categorical, Numeric, Schema, SchemaError, Sequence, time_gap_sequence
 
 SCHEMA = Schema(
     features=[
@@ -247,6 +247,34 @@ def test_one_file_with_an_edited_schema(tmp_path):
     assert (rows_of(data, "test")["past_brands"] > 1).any()
     with pytest.raises(SchemaError, match="'past_brands' is no column of the log; to build it, give the user and time"):
         prepare_file(tmp_path / "log.csv", tmp_path / "two", schema=data.schema.replace(group=None, time=None))
+
+
+def test_time_gaps_of_an_edited_schema(tmp_path):
+    table = log().append_column("day", pa.array([f"2024-05-{1 + i % 9:02d} 10:00:{i % 60:02d}" for i in range(307)]))
+    schema = Schema(
+        features=[
+            Categorical("item"),
+            Sequence("past", 5, table="item", target="item", group="clicks"),
+            time_gap_sequence("gaps", 5, "clicks"),
+        ],
+        labels=["click"],
+        group="user",
+        time="day",
+    )
+    data = prepare_file(table, tmp_path / "out", schema=schema)
+    whole = build_histories(table, user="user", time="day", items={"past": "item"}, max_length=5, where="click", time_gap="gaps")
+    expected = Encoder(data.schema, data.vocabularies).encode(whole, labels=False).features["gaps"]
+    found = np.concatenate([rows_of(data, split)["gaps"] for split in data.splits])
+    assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, expected.tolist())) and len(np.unique(expected)) > 4
+    alone = schema.replace(features=[Categorical("item"), time_gap_sequence("gaps", 5, "alone")])
+    with pytest.raises(SchemaError, match="'gaps' is no column of the log.*group 'alone', of which there are none"):
+        prepare_file(table, tmp_path / "two", schema=alone)
+    twice = schema.replace(features=[*schema.features, time_gap_sequence("more", 5, "clicks")])
+    with pytest.raises(SchemaError, match="'gaps' and 'more' are both time gaps of 'clicks'"):
+        prepare_file(table, tmp_path / "two", schema=twice)
+    there = table.append_column("past", pa.array([["x"]] * 307))
+    with pytest.raises(SchemaError, match="group 'clicks', of which past came with the log"):
+        prepare_file(there, tmp_path / "two", schema=schema)
 
 
 def test_one_file_at_random_or_by_a_column(tmp_path):

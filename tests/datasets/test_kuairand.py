@@ -13,6 +13,7 @@ import pytest
 from keras_ctr.data import fit_schema
 from keras_ctr.data.columns import EncodingError
 from keras_ctr.datasets import kuairand
+from keras_ctr.schema import time_gap_sequence
 from tests.datasets.kuairand_sample import action_of, age_of, earlier, write_release
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +68,53 @@ def test_official_release_against_the_loop(release):
                     assert one["watched_tab"] == [e["tab"] for e in events]
                     assert one["watched_age"] == [age_of(e, row) for e in events]
     assert ties > 50  # the sample has what the strict comparison is about
+
+
+def gap_of(event, row):
+    """2 + floor(log2(seconds + 1)) by counting the binary digits."""
+    return 1 + len(bin((row["time_ms"] - event["time_ms"]) // 1000 + 1)) - 2
+
+
+def test_time_gaps_against_the_loop(release):
+    folder, log, _, _ = release
+    lengths = {"watched": 11, "long_watched": 50, "liked": 2}
+    tables, plain = kuairand.load(folder, max_length=lengths, time_gaps=True), kuairand.load(folder, max_length=lengths)
+    seen = set()
+    for name, (first, last) in kuairand.SPLIT_DAYS.items():
+        rows = sorted((row for row in log if first <= int(row["date"]) <= last), key=lambda row: row["time_ms"])
+        same = [column for column in plain[name].column_names if column != "duration"]  # which holds NaN
+        assert tables[name].select(same).equals(plain[name].select(same))
+        for one, row in zip(tables[name].to_pylist(), rows, strict=True):
+            for group, keep in KEEP.items():
+                expected = [gap_of(e, row) for e in earlier(row, log, keep)[-lengths[group] :]]
+                assert one[f"{group}_time_gap"] == expected
+                seen.update(expected)
+    assert len(seen) > 4 and min(seen) >= 2
+
+
+def test_time_gaps_of_the_shipped_extract(extract):
+    tables = kuairand.load(attributes=kuairand.ATTRIBUTES, time_gaps=True)
+    for name, table in tables.items():
+        for group in kuairand.HISTORIES:
+            gaps, videos = table[f"{group}_time_gap"], table[f"{group}_video_id"]
+            assert pc.list_value_length(gaps).equals(pc.list_value_length(videos))
+            assert pc.min(pc.list_flatten(gaps)).as_py() == 1 and pc.max(pc.list_flatten(gaps)).as_py() < 34  # 14 days are 2^20.2 s
+        # Unknown exactly where the age is: `age` counts the binary digits of the seconds, the gap those of one second more.
+        gaps, ages = (pc.list_flatten(table[f"watched_{side}"]).to_numpy().astype(int) for side in ("time_gap", "age"))
+        assert ((gaps == 1) == (ages == -1)).all()
+        digits = (gaps - 1 - ages)[ages >= 0]
+        assert set(np.unique(digits)) == {0, 1} and (gaps[ages == 0] == 2).all()
+        assert [column for column in table.column_names if "time_gap" not in column] == extract[name].column_names
+
+
+def test_time_gap_columns_are_the_schema_s(release):
+    arguments = {"histories": ("watched", "liked"), "max_length": {"liked": 3}, "time_gaps": True}
+    schema, table = kuairand.schema(**arguments), kuairand.load(release[0], **arguments)["test"]
+    assert tuple(table.column_names) == schema.raw_columns
+    assert all(table[name].type == kuairand.column_type(name) for name in table.column_names)
+    assert schema["liked_time_gap"] == time_gap_sequence("liked_time_gap", 3, "liked", table="time_gap")
+    assert schema.tables["time_gap"].features == ("watched_time_gap", "liked_time_gap")
+    assert not [f.name for f in kuairand.schema().features if "time_gap" in f.name]
 
 
 def test_missing_values_and_user_columns(release):
