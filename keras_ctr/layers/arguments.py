@@ -17,6 +17,12 @@ def check_choice(layer, argument, value, choices):
         )
 
 
+def check_epsilon(layer, value):
+    """Raises `ValueError` naming the layer unless `value`, the epsilon of a normalisation, is a positive number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise ValueError(f"{type(layer).__name__} '{layer.name}': epsilon must be positive, got {value!r}")
+
+
 def check_units(layer, argument, units):
     """Returns `units` as a tuple of positive ints.
 

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_ctr.layers.arguments import check_choice, check_int, check_units
+from keras_ctr.layers.arguments import check_choice, check_epsilon, check_int, check_units
 from keras_ctr.layers.cloning import clone_layer
 from keras_ctr.layers.dot_interaction import DotInteraction
 from keras_ctr.layers.gating import LinearCompressedEmbedding
@@ -127,6 +127,7 @@ class DHENLayer(keras.Layer):
             `(DotModule(), CrossModule())`, InterFormer's ensemble. `"sum"` and `"weighted"` need equal l_i; with `"concat"` m' is
             their sum.
         ensemble: `"sum"`, `"weighted"` or `"concat"`.
+        epsilon: Of the norm, added to a token's variance.
 
     Raises:
         ValueError: On no module, an unknown ensemble, a module that does not keep D, or unequal l_i.
@@ -138,13 +139,15 @@ class DHENLayer(keras.Layer):
 
     ENSEMBLES = ("sum", "weighted", "concat")
 
-    def __init__(self, modules=None, *, ensemble="sum", **kwargs):
+    def __init__(self, modules=None, *, ensemble="sum", epsilon=LAYER_NORM_EPSILON, **kwargs):
         super().__init__(**kwargs)
+        check_epsilon(self, epsilon)
         check_choice(self, "ensemble", ensemble, self.ENSEMBLES)
         prototypes = (DotModule(), CrossModule()) if modules is None else tuple(modules)
         if not prototypes:
             raise ValueError(f"DHENLayer '{self.name}': modules is empty; give at least one layer")
         self.ensemble = ensemble
+        self.epsilon = epsilon
         self.parts = [clone_layer(layer, name=f"module_{i}", dtype=self.dtype_policy) for i, layer in enumerate(prototypes)]
 
     def build(self, inputs_shape):
@@ -164,7 +167,7 @@ class DHENLayer(keras.Layer):
         if tokens != inputs_shape[1]:
             self.shortcut = LinearCompressedEmbedding(tokens, name="shortcut", dtype=self.dtype_policy)
             self.shortcut.build(inputs_shape)
-        self.norm = keras.layers.LayerNormalization(epsilon=LAYER_NORM_EPSILON, name="norm", dtype=self.dtype_policy)
+        self.norm = keras.layers.LayerNormalization(epsilon=self.epsilon, name="norm", dtype=self.dtype_policy)
         self.norm.build((None, tokens, inputs_shape[2]))
         self.built = True
 
@@ -189,7 +192,7 @@ class DHENLayer(keras.Layer):
 
     def get_config(self):
         parts = [keras.saving.serialize_keras_object(part) for part in self.parts]
-        return {**super().get_config(), "modules": parts, "ensemble": self.ensemble}
+        return {**super().get_config(), "modules": parts, "ensemble": self.ensemble, "epsilon": self.epsilon}
 
     @classmethod
     def from_config(cls, config):

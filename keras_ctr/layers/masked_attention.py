@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ctr.layers.arguments import check_choice, check_int
+from keras_ctr.layers.arguments import check_choice, check_epsilon, check_int
 from keras_ctr.layers.mlp import MLP
 
 LAYER_NORM_EPSILON = 1e-6
@@ -185,6 +185,7 @@ class MaskedTransformerBlock(keras.Layer):
         scale: Whether to divide the scores by sqrt(D / H).
         norm_first: Whether to normalise before each part, as in the equations of the paper, or after the sum.
         layer_norm: Whether to normalise at all.
+        epsilon: Of the norms, added to a token's variance.
         activation: Of the feed-forward network's hidden layer.
         dropout: Share of the outputs of either part dropped in training.
 
@@ -209,12 +210,14 @@ class MaskedTransformerBlock(keras.Layer):
         scale=True,
         norm_first=True,
         layer_norm=True,
+        epsilon=LAYER_NORM_EPSILON,
         activation="relu",
         dropout=0.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
         check_int(self, "ffn_units", ffn_units)
+        check_epsilon(self, epsilon)
         if not 0 <= dropout < 1:
             raise ValueError(f"MaskedTransformerBlock '{self.name}': dropout must be in [0, 1), got {dropout!r}")
         self.attention = MaskedFeatureAttention(
@@ -228,6 +231,7 @@ class MaskedTransformerBlock(keras.Layer):
         self.ffn_units = ffn_units
         self.norm_first = norm_first
         self.layer_norm = layer_norm
+        self.epsilon = epsilon
         self.activation = keras.activations.get(activation)
         self.dropout = dropout
         self.dropouts = [keras.layers.Dropout(dropout, name=f"dropout_{i}", dtype=self.dtype_policy) for i in range(2 if dropout else 0)]
@@ -237,7 +241,7 @@ class MaskedTransformerBlock(keras.Layer):
         self.norms = []
         if self.layer_norm:
             self.norms = [
-                keras.layers.LayerNormalization(epsilon=LAYER_NORM_EPSILON, name=name, dtype=self.dtype_policy)
+                keras.layers.LayerNormalization(epsilon=self.epsilon, name=name, dtype=self.dtype_policy)
                 for name in ("attention_norm", "ffn_norm")
             ]
         for part in (self.attention, self.ffn, *self.norms, *self.dropouts):
@@ -273,6 +277,7 @@ class MaskedTransformerBlock(keras.Layer):
             "scale": self.attention.scale,
             "norm_first": self.norm_first,
             "layer_norm": self.layer_norm,
+            "epsilon": self.epsilon,
             "activation": keras.activations.serialize(self.activation),
             "dropout": self.dropout,
         }

@@ -1,11 +1,32 @@
 """Ad-Rec: DLRM with a threshold-masked transformer in place of the dot products."""
 
+from types import MappingProxyType
+
 import keras
 
 from keras_ctr import layers
 from keras_ctr.models.ctr_model import CTRModel, build_inputs, logits, predictions
 from keras_ctr.models.dlrm import numerics_and_tokens
 from keras_ctr.registry import register_model
+
+_KAGGLE = {"embedding_dim": 16, "num_heads": 2, "ffn_units": 128, "bottom_units": (512, 256, 64), "hidden_units": (512, 256)}
+
+AD_REC_MODELS = MappingProxyType(
+    {
+        "RM1": {**_KAGGLE, "dropout": 0.01},
+        "RM2": {
+            "embedding_dim": 64,
+            "num_heads": 8,
+            "ffn_units": 512,
+            "bottom_units": (512, 256),
+            "hidden_units": (512, 512, 256),
+            "dropout": 0.01,
+        },
+        "RM3": {**_KAGGLE, "mask_thresholds": (0.001, 0.01), "dropout": 0.01},
+    }
+)
+"""Arguments of the paper's models on Criteo Kaggle, Criteo Terabyte and Avazu, `AdRec(schema, **AD_REC_MODELS["RM1"])`: sizes of its
+Table 1; dropout and the thresholds of RM3 of the public scripts, those of RM1 and RM2 geometric."""
 
 
 @register_model(paper="https://arxiv.org/abs/2308.14902")
@@ -21,6 +42,7 @@ def AdRec(
     scale=True,
     norm_first=True,
     layer_norm=True,
+    layer_norm_epsilon=0.1,
     positional_embedding=False,
     bottom_units=(512, 256, 64),
     hidden_units=(512, 256),
@@ -53,6 +75,8 @@ def AdRec(
         scale: Whether to divide attention scores by sqrt(D / H).
         norm_first: Whether to normalise before attention and feed-forward network (the paper), or after the sums.
         layer_norm: Whether to normalise at all; False is the paper's ablation in Table 3.
+        layer_norm_epsilon: Added to a token's variance where it is normalised. Embeddings start with a variance of 1e-4, so the default
+            leaves rows that have hardly been trained small; with 1e-6 they would be as large as the others (docs/deviations.md).
         positional_embedding: Whether to add a learned vector to each token; True is the paper's ablation in Table 2.
         bottom_units: Hidden widths of the bottom MLP, whose last layer is D wide; each layer, the last one too, has `hidden_activation`.
             Used with `numeric="bottom_mlp"`.
@@ -91,6 +115,7 @@ def AdRec(
             scale=scale,
             norm_first=norm_first,
             layer_norm=layer_norm,
+            epsilon=layer_norm_epsilon,
             activation=hidden_activation,
             dropout=dropout,
             name=f"encoder_{index}",

@@ -22,6 +22,7 @@ def DHEN(
     dot_units=(64,),
     num_heads=2,
     ffn_units=64,
+    layer_norm_epsilon=0.1,
     hidden_units=(512, 256),
     dropout=0.0,
     batch_norm=False,
@@ -51,6 +52,8 @@ def DHEN(
         dot_units: Hidden widths of the MLP in `"dot"`.
         num_heads: Heads of `"attention"`; divides D.
         ffn_units: Width of the hidden layer of the feed-forward network in `"attention"`.
+        layer_norm_epsilon: Added to a token's variance where it is normalised. Embeddings start with a variance of 1e-4, so the default
+            leaves rows that have hardly been trained small; with 1e-6 they would be as large as the others (docs/deviations.md).
         hidden_units: Widths of the last MLP's hidden layers.
         dropout: Share of the last MLP's hidden units and of the parts of `"attention"` dropped in training.
         batch_norm: Whether the last MLP normalises before each hidden activation.
@@ -87,7 +90,7 @@ def DHEN(
     features = layers.FeatureEmbedding(schema, embedding_dim, embedding_l2=embedding_l2, name="embedding")(inputs)
     x = field_tokens(features, schema, embedding_dim, numeric=numeric)  # (B, F, D)
     for index in range(num_layers):
-        x = layers.DHENLayer(prototypes, ensemble=ensemble, name=f"dhen_{index}")(x)  # (B, m, D)
+        x = layers.DHENLayer(prototypes, ensemble=ensemble, epsilon=layer_norm_epsilon, name=f"dhen_{index}")(x)  # (B, m, D)
     flat = keras.layers.Flatten(name="flat")(x)  # (B, m D)
     mlp = layers.MLP(hidden_units, activation=hidden_activation, dropout=dropout, batch_norm=batch_norm, name="mlp")
     return CTRModel(inputs, predictions(logits(mlp(flat), schema), schema, activation), name=name)
