@@ -14,6 +14,7 @@ REPORT = ["matplotlib>=3.8,<4", "scikit-learn>=1.5,<2"]
 # tensorflow-datasets 4.9.10 imports importlib_resources without asking for it.
 TFDS = ["tensorflow-datasets>=4.9.10,<5", "importlib_resources>=6,<8"]
 SERVING = ["tensorflow-serving-api>=2.19,<3"]
+RETRIEVAL = ["tensorflow-recommenders>=0.7.7,<1", "tf-keras>=2.19,<3"]
 TEST = [
     "pytest>=8,<10",
     "pytest-xdist>=3.6,<4",
@@ -24,6 +25,7 @@ TEST = [
     "dill>=0.3.8,<1",
     "pandas>=2.1,<4",
     *TFDS,
+    *RETRIEVAL,  # its cross and dot layers are oracles
 ]
 
 setup(
@@ -47,11 +49,14 @@ setup(
         "data": [*DATA, *TFDS],
         "beam": ["apache-beam>=2.60,<3", *TFDS],
         "tuning": TUNING,
-        "retrieval": ["tensorflow-recommenders>=0.7.7,<1", "tf-keras>=2.19,<3"],
+        "retrieval": RETRIEVAL,
         "serving": SERVING,
         "report": REPORT,
         "demo": [*DATA, "scikit-learn>=1.5,<2"],
         "test": [*DATA, *TEST],
+        "jax": ["jax>=0.5,<1"],
+        "torch": ["torch>=2.6,<3"],
+        "parity": ["torch-rechub>=0.9,<1", "deepctr-torch>=0.3,<1"],
     },
     entry_points={"console_scripts": ["keras-ctr=keras_ctr.cli:main"]},
     classifiers=[

@@ -25,6 +25,21 @@ if keras.backend.backend() == "torch":
     torch.Tensor.__array__, torch.Tensor.__array_wrap__ = _array, _wrap
 
 
+if keras.backend.backend() == "jax":
+    import itertools
+
+    import jax
+
+    _tests = itertools.count(1)
+
+    @pytest.fixture(autouse=True)
+    def _forget_programs():
+        """Every test leaves compiled programs behind: together they would fill the memory."""
+        yield
+        if next(_tests) % 32 == 0:
+            jax.clear_caches()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _fresh_session():
     """Layer names start anew in every file; clearing more often costs half a second a test."""

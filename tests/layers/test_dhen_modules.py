@@ -130,7 +130,7 @@ def test_parameter_count(layer, count):
 def test_a_dhen_layer_of_one_module_is_its_sum_with_the_shortcut_normalised(name):
     layer = DHENLayer([MODULES[name]()], name="dhen")
     layer.build((None, M, D))
-    np.testing.assert_allclose(layer(X), layer.norm(layer.parts[0](X) + X), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(layer(X), layer.norm(np.asarray(layer.parts[0](X)) + X), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("ensemble, tokens", [("sum", L), ("weighted", L), ("concat", 5 * L)])
