@@ -60,7 +60,7 @@ AD_REC = {
     "AdRec, no mask": {"mask_thresholds": None},
     "AdRec, thresholds 0.01": {"mask_thresholds": 0.01},
 }
-NOISE_MODELS = ("LR", "FM", "DNN", "DCNv2", "AutoInt")
+NOISE_MODELS = ("LR", "FM", "DNN")
 
 
 def case(task, name, model, arguments=None):
