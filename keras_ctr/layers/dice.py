@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_ctr.layers.mlp import BATCH_NORM_MOMENTUM
+
 
 @keras.saving.register_keras_serializable(package="keras_ctr")
 class Dice(keras.Layer):
@@ -24,9 +26,10 @@ class Dice(keras.Layer):
         ValueError: On a momentum outside [0, 1], a negative epsilon or an input with fewer than two axes.
 
     Source: DIN (Zhou et al. 2018, arXiv:1706.06978), equation 3. The statistics over valid steps are ours: the paper has no padding.
+    Public code keeps 0.99 of the moving statistics in a step, which leaves much of their initial values after a short epoch.
     """
 
-    def __init__(self, *, momentum=0.99, epsilon=1e-9, masked_stats=True, **kwargs):
+    def __init__(self, *, momentum=BATCH_NORM_MOMENTUM, epsilon=1e-9, masked_stats=True, **kwargs):
         super().__init__(**kwargs)
         if not 0 <= momentum <= 1:
             raise ValueError(f"Dice '{self.name}': momentum must be in [0, 1], got {momentum!r}")

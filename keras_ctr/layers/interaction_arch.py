@@ -3,10 +3,10 @@
 import keras
 from keras import ops
 
-from keras_ctr.layers.arguments import check_choice, check_int, check_units
+from keras_ctr.layers.arguments import check_choice, check_epsilon, check_int, check_units
 from keras_ctr.layers.cloning import clone_layer
 from keras_ctr.layers.cross import CrossNetwork
-from keras_ctr.layers.dhen import CrossModule, DHENLayer, DotModule
+from keras_ctr.layers.dhen import LAYER_NORM_EPSILON, CrossModule, DHENLayer, DotModule
 from keras_ctr.layers.dot_interaction import DotInteraction
 from keras_ctr.layers.mlp import MLP
 
@@ -38,6 +38,7 @@ class InteractionArch(keras.Layer):
         num_cross_layers: For `"dcnv2"`.
         num_inner_layers: For `"dhen"`.
         residual: Whether to add X to the output.
+        epsilon: Of the norms of `"dhen"`, added to a token's variance.
 
     Call arguments:
         fields: X `(B, F, D)`.
@@ -67,6 +68,7 @@ class InteractionArch(keras.Layer):
         num_cross_layers=2,
         num_inner_layers=1,
         residual=False,
+        epsilon=LAYER_NORM_EPSILON,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -75,6 +77,7 @@ class InteractionArch(keras.Layer):
         check_choice(self, "ensemble", ensemble, DHENLayer.ENSEMBLES)
         for argument, value in (("rank", rank), ("num_cross_layers", num_cross_layers), ("num_inner_layers", num_inner_layers)):
             check_int(self, argument, value)
+        check_epsilon(self, epsilon)
         # A prototype itself must not become a sub-layer: only its copy is built and saved.
         self.backbone = backbone if isinstance(backbone, str) else None
         self.hidden_units = check_units(self, "hidden_units", hidden_units)
@@ -87,6 +90,7 @@ class InteractionArch(keras.Layer):
         self.num_cross_layers = num_cross_layers
         self.num_inner_layers = num_inner_layers
         self.residual = residual
+        self.epsilon = epsilon
         self.steps = self._backbone_layers(backbone)
 
     def _backbone_layers(self, backbone):
@@ -99,7 +103,8 @@ class InteractionArch(keras.Layer):
         if backbone == "dcnv2":
             return [CrossNetwork(self.num_cross_layers, rank=self.rank, name="cross", dtype=policy)]
         modules = (DotModule(self.dot_units, activation=self.activation), CrossModule(self.rank))
-        return [DHENLayer(modules, ensemble=self.ensemble, name=f"dhen_{i}", dtype=policy) for i in range(self.num_inner_layers)]
+        shared = {"ensemble": self.ensemble, "epsilon": self.epsilon, "dtype": policy}
+        return [DHENLayer(modules, name=f"dhen_{i}", **shared) for i in range(self.num_inner_layers)]
 
     def build(self, fields_shape, summary_shape=None):
         batch, fields, width = fields_shape
@@ -154,6 +159,7 @@ class InteractionArch(keras.Layer):
             "num_cross_layers": self.num_cross_layers,
             "num_inner_layers": self.num_inner_layers,
             "residual": self.residual,
+            "epsilon": self.epsilon,
         }
 
     @classmethod

@@ -4,6 +4,10 @@ import keras
 
 from keras_ctr.layers.cloning import clone_layer
 
+BATCH_NORM_MOMENTUM = 0.9
+"""Share of the old moving statistics that a step keeps. Click models are often best after one epoch of a few hundred steps: with the 0.99
+of Keras a good part of the moving statistics is still their initial values then (docs/deviations.md)."""
+
 
 @keras.saving.register_keras_serializable(package="keras_ctr")
 class MLP(keras.Layer):
@@ -17,7 +21,7 @@ class MLP(keras.Layer):
         hidden_units: Widths of the hidden layers; may be empty.
         activation: Name of a Keras activation, or a layer prototype (such as `Dice()`) that is cloned for every hidden layer.
         dropout: Share of hidden units dropped in training, in [0, 1).
-        batch_norm: Whether to normalise before the activation.
+        batch_norm: Whether to normalise before the activation; moving statistics keep 0.9 of the old in a step.
         output_units: Width of a linear last layer, or None for none.
         use_bias: Whether the dense layers have a bias.
         kernel_initializer: Keras initializer of the dense kernels.
@@ -59,7 +63,7 @@ class MLP(keras.Layer):
         for index, units in enumerate(self.hidden_units):
             self.steps.append(self._dense(units, f"dense_{index}"))
             if batch_norm:
-                self.steps.append(keras.layers.BatchNormalization(name=f"batch_norm_{index}", dtype=self.dtype_policy))
+                self.steps.append(self._batch_norm(index))
             if is_layer:
                 self.steps.append(clone_layer(activation, name=f"activation_{index}", dtype=self.dtype_policy))
             else:
@@ -68,6 +72,9 @@ class MLP(keras.Layer):
                 self.steps.append(keras.layers.Dropout(dropout, name=f"dropout_{index}", dtype=self.dtype_policy))
         if output_units is not None:
             self.steps.append(self._dense(output_units, "output"))
+
+    def _batch_norm(self, index):
+        return keras.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=f"batch_norm_{index}", dtype=self.dtype_policy)
 
     def _dense(self, units, name):
         initializer = self.kernel_initializer.clone()

@@ -4,6 +4,7 @@ import keras
 
 from keras_ctr.layers.arguments import check_int
 from keras_ctr.layers.cloning import clone_initializer
+from keras_ctr.layers.mlp import BATCH_NORM_MOMENTUM
 
 
 @keras.saving.register_keras_serializable(package="keras_ctr")
@@ -54,7 +55,7 @@ class ResidualUnit(keras.Layer):
         self.outer.build((*tuple(inputs_shape)[:-1], self.units))
         self.norm = self.drop = None
         if self.batch_norm:
-            self.norm = keras.layers.BatchNormalization(name="norm", dtype=self.dtype_policy)
+            self.norm = keras.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name="norm", dtype=self.dtype_policy)
             self.norm.build(inputs_shape)
         if self.dropout:
             self.drop = keras.layers.Dropout(self.dropout, name="drop", dtype=self.dtype_policy)

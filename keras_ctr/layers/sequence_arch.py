@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_ctr.layers.arguments import check_choice, check_int, check_units
+from keras_ctr.layers.arguments import check_choice, check_epsilon, check_int, check_units
 from keras_ctr.layers.attention import MultiHeadAttention
 from keras_ctr.layers.dhen import LAYER_NORM_EPSILON
 from keras_ctr.layers.personalized_ffn import PersonalizedFFN
@@ -30,6 +30,7 @@ class SequenceArch(keras.Layer):
         use_attention: Whether there is attention at all (the paper's "-MHA" ablation without).
         rotary: Whether attention knows positions.
         dropout: Share of elements of each branch dropped in training, before it is added (`"transformer"`) or passed on (`"paper"`).
+        epsilon: Of the norms of `"transformer"`, added to a token's variance.
 
     Call arguments:
         sequence: S `(B, S, D)`, CLS tokens first.
@@ -57,12 +58,14 @@ class SequenceArch(keras.Layer):
         use_attention=True,
         rotary=True,
         dropout=0.0,
+        epsilon=LAYER_NORM_EPSILON,
         **kwargs,
     ):
         super().__init__(**kwargs)
         check_int(self, "num_heads", num_heads)
         check_choice(self, "block_style", block_style, self.BLOCK_STYLES)
         check_choice(self, "pffn", pffn, self.PFFN)
+        check_epsilon(self, epsilon)
         self.num_heads = num_heads
         self.block_style = block_style
         self.pffn = pffn
@@ -70,6 +73,7 @@ class SequenceArch(keras.Layer):
         self.use_attention = use_attention
         self.rotary = rotary
         self.dropout = dropout
+        self.epsilon = epsilon
         self.supports_masking = True
 
     def build(self, sequence_shape, summary_shape=None):
@@ -90,7 +94,7 @@ class SequenceArch(keras.Layer):
         if self.block_style == "transformer":
             self.norms = []
             for name in ("ffn_norm", "attention_norm")[: 1 + self.use_attention]:
-                norm = keras.layers.LayerNormalization(epsilon=LAYER_NORM_EPSILON, name=name, dtype=policy)
+                norm = keras.layers.LayerNormalization(epsilon=self.epsilon, name=name, dtype=policy)
                 norm.build(sequence_shape)
                 self.norms.append(norm)
         self.drop = keras.layers.Dropout(self.dropout, name="dropout", dtype=policy)
@@ -136,4 +140,5 @@ class SequenceArch(keras.Layer):
             "use_attention": self.use_attention,
             "rotary": self.rotary,
             "dropout": self.dropout,
+            "epsilon": self.epsilon,
         }

@@ -5,6 +5,7 @@ import copy
 import keras
 
 from keras_ctr import layers
+from keras_ctr.layers.mlp import BATCH_NORM_MOMENTUM
 from keras_ctr.models.conditions import check_tower, condition_names, condition_tokens, condition_vector
 from keras_ctr.models.ctr_model import CTRModel, build_inputs, logits, predictions
 from keras_ctr.models.tokens import flat_features
@@ -92,7 +93,7 @@ def APG(
         )
         x = dense(x, *z)  # (B, u)
         if batch_norm:
-            x = keras.layers.BatchNormalization(name=f"batch_norm_{index}")(x)
+            x = keras.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=f"batch_norm_{index}")(x)
         x = keras.layers.Activation(hidden_activation, name=f"activation_{index}")(x)
         if dropout:
             x = keras.layers.Dropout(dropout, name=f"dropout_{index}")(x)

@@ -38,6 +38,7 @@ def InterFormer(
     use_pffn=True,
     use_mha=True,
     use_self_masking=True,
+    layer_norm_epsilon=0.1,
     rank=32,
     num_inner_layers=1,
     residual=False,
@@ -94,6 +95,8 @@ def InterFormer(
         use_pffn: False replaces the PFFN by one learned matrix.
         use_mha: False drops the self-attention of the Sequence Arch.
         use_self_masking: False leaves the linear map of the self-masking network.
+        layer_norm_epsilon: Added to a token's variance where it is normalised. Embeddings start with a variance of 1e-4, so the default
+            leaves rows that have hardly been trained small; 1e-6 would make them as large as the others (docs/deviations.md).
         rank: Rank of the crosses in `"dhen"` and `"dcnv2"`.
         num_inner_layers: DHEN layers in an Interaction Arch.
         residual: Whether an Interaction Arch adds its output to its input; Eq. 7 has no residual.
@@ -185,6 +188,7 @@ def InterFormer(
             rank=rank,
             num_inner_layers=num_inner_layers,
             residual=residual,
+            epsilon=layer_norm_epsilon,
             name=f"interaction_{layer}",
         )
         x = interaction(x, summary.get("sequence"))  # (B, F', D)
@@ -196,6 +200,7 @@ def InterFormer(
                 pffn_units=pffn_units,
                 use_attention=use_mha,
                 dropout=dropout,
+                epsilon=layer_norm_epsilon,
                 name=f"sequence_{layer}",
             )
             s = sequence(s, summary.get("fields"), mask=mask)  # (B, num_cls + T, D)
