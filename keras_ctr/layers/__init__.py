@@ -2,6 +2,7 @@
 
 from keras_ctr.layers.adaptive_dense import AdaptiveDense
 from keras_ctr.layers.attention import MultiHeadAttention, RotaryEmbedding
+from keras_ctr.layers.behavior_transformer import BehaviorTransformer, TransformerBlock
 from keras_ctr.layers.bilinear import BilinearInteraction
 from keras_ctr.layers.co_action import CoAction, OwnEmbedding
 from keras_ctr.layers.compressed_interaction import CompressedInteraction
@@ -22,18 +23,24 @@ from keras_ctr.layers.gate_nu import GateNU
 from keras_ctr.layers.gated_cross import GatedCrossNetwork
 from keras_ctr.layers.gating import LinearCompressedEmbedding, SelfGating
 from keras_ctr.layers.hashed_crosses import HashedCrosses
+from keras_ctr.layers.history_sum import HistorySum
+from keras_ctr.layers.hstu import HSTUEncoder, HSTULayer
 from keras_ctr.layers.interacting_attention import InteractingLayer
 from keras_ctr.layers.interaction_arch import InteractionArch
+from keras_ctr.layers.interest_evolution import AUGRU, InterestEvolution, InterestExtractor, NextEventLoss
 from keras_ctr.layers.lhuc import HiddenUnitGate
 from keras_ctr.layers.linear import LinearLogit
 from keras_ctr.layers.mask_block import FieldLayerNormalization, InstanceGuidedMask, MaskBlock
 from keras_ctr.layers.masked_attention import FieldPositionEmbedding, MaskedFeatureAttention, MaskedTransformerBlock
+from keras_ctr.layers.matching import Item2ItemNetwork, OutputEmbedding, SelectAttributes, User2ItemNetwork
 from keras_ctr.layers.mlp import MLP
+from keras_ctr.layers.multi_interest import BehaviorRefiner, MultiInterestExtractor
 from keras_ctr.layers.numeric import NumericTokens
 from keras_ctr.layers.personalized_ffn import PersonalizedFFN
 from keras_ctr.layers.polynomial import FeatureMapLogits, PolynomialInteraction, SubspaceCrossing
 from keras_ctr.layers.pooling import SequencePooling
 from keras_ctr.layers.pooling_attention import PoolingByMultiheadAttention
+from keras_ctr.layers.positional_attention import EventScore, PositionQuery
 from keras_ctr.layers.poso import POSOMLP, PersonalizedGate
 from keras_ctr.layers.predictions import LabelPrediction
 from keras_ctr.layers.product import InnerProduct, KernelProduct, OuterProduct
@@ -43,12 +50,18 @@ from keras_ctr.layers.select_tokens import SelectTokens
 from keras_ctr.layers.sequence_arch import SequenceArch
 from keras_ctr.layers.sequence_mask import SequenceMaskNet
 from keras_ctr.layers.sequence_merge import MergeSequences
+from keras_ctr.layers.sequence_search import HardSearch, LSHSearch, RecentSearch, SoftSearch
 from keras_ctr.layers.squeeze_excitation import SqueezeExcitation
 from keras_ctr.layers.target_attention import TargetAttention
+from keras_ctr.layers.time_series import EventTower, SequenceContext, TimeSeriesLayer
+from keras_ctr.layers.trans_act import TransActEncoder
 from keras_ctr.layers.wukong import FactorizationMachineBlock, LinearCompressionBlock, WukongLayer
 
 __all__ = [
+    "AUGRU",
     "AdaptiveDense",
+    "BehaviorRefiner",
+    "BehaviorTransformer",
     "BilinearInteraction",
     "CoAction",
     "CompressedInteraction",
@@ -64,6 +77,8 @@ __all__ = [
     "DynamicGeneratedInteraction",
     "DynamicWeightedInteraction",
     "EarlyAggregation",
+    "EventScore",
+    "EventTower",
     "FactorizationMachine",
     "FactorizationMachineBlock",
     "FeatureEmbedding",
@@ -75,14 +90,22 @@ __all__ = [
     "GateNU",
     "GateNetwork",
     "GatedCrossNetwork",
+    "HSTUEncoder",
+    "HSTULayer",
+    "HardSearch",
     "HashedCrosses",
     "HiddenGate",
     "HiddenUnitGate",
+    "HistorySum",
     "InnerProduct",
     "InstanceGuidedMask",
     "InteractingLayer",
     "InteractionArch",
+    "InterestEvolution",
+    "InterestExtractor",
+    "Item2ItemNetwork",
     "KernelProduct",
+    "LSHSearch",
     "LabelPrediction",
     "LinearCompressedEmbedding",
     "LinearCompressionBlock",
@@ -94,25 +117,37 @@ __all__ = [
     "MaskedTransformerBlock",
     "MergeSequences",
     "MultiHeadAttention",
+    "MultiInterestExtractor",
+    "NextEventLoss",
     "NumericTokens",
     "OuterProduct",
+    "OutputEmbedding",
     "OwnEmbedding",
     "POSOMLP",
     "PersonalizedFFN",
     "PersonalizedGate",
     "PolynomialInteraction",
     "PoolingByMultiheadAttention",
+    "PositionQuery",
+    "RecentSearch",
     "RecentTokens",
     "ResidualUnit",
     "RotaryEmbedding",
+    "SelectAttributes",
     "SelectTokens",
     "SelfAttentionModule",
     "SelfGating",
     "SequenceArch",
+    "SequenceContext",
     "SequenceMaskNet",
     "SequencePooling",
+    "SoftSearch",
     "SqueezeExcitation",
     "SubspaceCrossing",
     "TargetAttention",
+    "TimeSeriesLayer",
+    "TransActEncoder",
+    "TransformerBlock",
+    "User2ItemNetwork",
     "WukongLayer",
 ]

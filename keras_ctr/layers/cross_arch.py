@@ -42,6 +42,8 @@ class CrossArch(keras.Layer):
         fields: X `(B, F, D)`, or None where no field summary is needed.
         sequence: `(B, S, D)`, or None where only fields are summarised.
         mask: `(B, S)` bool for `sequence` as given, True = valid; None = all valid.
+        return_attention: Whether to return `(summaries, {"pma": A})`, A `(B, H, num_pma, S)` of the PMA, the CLS tokens first among the
+            keys; `(summaries, {})` where no sequence is pooled.
 
     Returns:
         Dict with the summaries asked for, and, unless `cls_source="given"`, `"tokens"` `(B, num_cls + S, D)` and its `"mask"`, bool.
@@ -144,8 +146,8 @@ class CrossArch(keras.Layer):
         gate.build(shape)
         return gate
 
-    def call(self, fields=None, sequence=None, *, mask=None):
-        out = {}
+    def call(self, fields=None, sequence=None, *, mask=None, return_attention=False):
+        out, attention = {}, {}
         if self._needs_fields:
             field_summary = self.compress(fields)  # (B, n, D)
             field_summary = self.field_gate(field_summary) if self.use_gating else field_summary
@@ -160,12 +162,15 @@ class CrossArch(keras.Layer):
         if "sequence" in self.summarize:
             parts = [sequence[:, : self.num_cls]] if self.num_cls else []
             if self.num_pma:
-                parts.append(self.pma(sequence, mask=mask))  # (B, num_pma, D)
+                pooled = self.pma(sequence, mask=mask, return_attention=return_attention)  # (B, num_pma, D)
+                if return_attention:
+                    pooled, attention["pma"] = pooled
+                parts.append(pooled)
             if self.num_recent:
                 parts.append(self.recent(sequence, mask=mask))  # (B, G*num_recent, D)
             summary = parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=1)  # (B, S_sum, D)
             out["sequence"] = self.sequence_gate(summary) if self.use_gating else summary
-        return out
+        return (out, attention) if return_attention else out
 
     def _learned(self, sequence):
         return ops.broadcast_to(self.cls_tokens, (ops.shape(sequence)[0], *self.cls_tokens.shape))  # (B, num_cls, D)
@@ -191,9 +196,15 @@ class CrossArch(keras.Layer):
             out["sequence"] = (batch, self.summary_tokens, width)
         return dict(sorted(out.items()))
 
-    def compute_output_spec(self, fields=None, sequence=None, *, mask=None):
+    def compute_output_spec(self, fields=None, sequence=None, *, mask=None, return_attention=False):
         shapes = self.compute_output_shape(*(None if x is None else x.shape for x in (fields, sequence)))
-        return {k: keras.KerasTensor(s, dtype="bool" if k == "mask" else self.compute_dtype) for k, s in shapes.items()}
+        out = {k: keras.KerasTensor(s, dtype="bool" if k == "mask" else self.compute_dtype) for k, s in shapes.items()}
+        if not return_attention:
+            return out
+        if "sequence" not in self.summarize or not self.num_pma:
+            return out, {}
+        steps = (sequence if self.cls_source == "given" else out["tokens"]).shape[1]
+        return out, {"pma": keras.KerasTensor((sequence.shape[0], self.num_heads, self.num_pma, steps), dtype="float32")}
 
     def get_config(self):
         return {

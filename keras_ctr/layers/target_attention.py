@@ -21,12 +21,13 @@ class TargetAttention(keras.Layer):
             tells how strong the interest is.
         masked_stats: `masked_stats` of `Dice`.
         kernel_initializer: Keras initializer of the dense kernels.
-        return_attention: Whether to return `(y, a)`, a `(B, T)`, zeros at hidden steps.
+        return_attention: Whether to return `(y, a)`, a `(B, T)`, zeros at hidden steps, where the call does not say.
 
     Call arguments:
         target: e, the candidate, `(B, D)`.
         sequence: s, the events, `(B, T, D)`.
         mask: bool `(B, T)`, True = valid; None = all valid.
+        return_attention: Whether this call returns `(y, a)`; None = as the layer was made.
 
     Raises:
         ValueError: On a missing or non-positive width, or if target and sequence differ in width.
@@ -94,7 +95,7 @@ class TargetAttention(keras.Layer):
         self.score.build(shape)
         self.built = True
 
-    def call(self, target, sequence, mask=None, training=None):
+    def call(self, target, sequence, mask=None, training=None, *, return_attention=None):
         width, steps = sequence.shape[-1], ops.shape(sequence)[1]
         of_target, of_event, of_difference, of_product = ops.split(ops.convert_to_tensor(self.kernel), 4, axis=0)  # (D, u) each
         fixed = ops.matmul(target, of_target + of_difference) + self.bias  # (B, u)
@@ -108,7 +109,10 @@ class TargetAttention(keras.Layer):
             x = activation(x, mask=mask, training=training) if isinstance(activation, Dice) else activation(x)
         weights = self._weights(ops.squeeze(self.score(x), -1), mask)  # (B, T)
         pooled = ops.squeeze(ops.matmul(ops.expand_dims(weights, 1), sequence), 1)  # (B, D)
-        return (pooled, weights) if self.return_attention else pooled
+        return (pooled, weights) if self._returns_attention(return_attention) else pooled
+
+    def _returns_attention(self, asked):
+        return self.return_attention if asked is None else asked
 
     def _weights(self, scores, mask):
         if self.use_softmax:
@@ -127,6 +131,10 @@ class TargetAttention(keras.Layer):
     def compute_output_shape(self, target_shape, sequence_shape):
         pooled = (sequence_shape[0], sequence_shape[2])
         return (pooled, tuple(sequence_shape)[:2]) if self.return_attention else pooled
+
+    def compute_output_spec(self, target, sequence, mask=None, training=None, *, return_attention=None):
+        pooled, weights = (keras.KerasTensor(s, dtype=self.compute_dtype) for s in (sequence.shape[::2], sequence.shape[:2]))
+        return (pooled, weights) if self._returns_attention(return_attention) else pooled
 
     def get_config(self):
         return {
