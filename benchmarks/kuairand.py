@@ -36,14 +36,14 @@ LABEL = "is_click"
 TREES = "GBDT"
 
 
-def prepared_data(raw, out, progress):
-    """Prepares the data set unless the folder holds it already."""
+def prepared_data(raw, out, progress, *, time_gaps=False):
+    """Prepares the data set, on demand with the time gaps of events, unless the folder holds it already."""
     folder = out / "data"
     if not (folder / "manifest.json").exists():
         task = progress.add_task("reading the raw files", total=None, note="")
-        tables = kuairand.load(raw, max_length=MAX_LENGTH)
+        tables = kuairand.load(raw, max_length=MAX_LENGTH, time_gaps=time_gaps)
         progress.update(task, total=1, completed=1)
-        schema = kuairand.schema(max_length=MAX_LENGTH)
+        schema = kuairand.schema(max_length=MAX_LENGTH, time_gaps=time_gaps)
         prepare(tables, schema, folder, min_count=2, overwrite=True, progress=row_progress(progress))
     return PreparedData(folder)
 

@@ -1,9 +1,9 @@
-"""Writes the tables of docs/performance.md, docs/deviations.md and docs/zoo.md and their figures from benchmarks/results/*.json.
+"""Writes the tables of docs/{performance,deviations,zoo,sequences}.md and their figures from benchmarks/results/*.json.
 
     python -m benchmarks.performance [--figure]
 
-A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`. `--figure` also draws docs/step_time.png and docs/planted.png
-(needs matplotlib).
+A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`. `--figure` also draws docs/step_time.png,
+docs/planted.png, docs/planted_sequences.png and docs/interformer_*.png (needs matplotlib).
 """
 
 import argparse
@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import planted, speed
+from benchmarks import interformer, planted, planted_sequences, sequences, speed
 from benchmarks.peer_workers import results
 from benchmarks.peer_workers.results import load
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "docs" / "performance.md", ROOT / "docs" / "deviations.md", ROOT / "docs" / "zoo.md")
+PAGES = tuple(ROOT / "docs" / f"{page}.md" for page in ("performance", "deviations", "zoo", "sequences"))
 FIGURE = ROOT / "docs" / "step_time.png"
 GAPS = ROOT / "docs" / "planted.png"
 METRICS = ("auc", "gauc", "logloss")
@@ -61,10 +61,14 @@ def _spread(values):
 
 def tables():
     """Returns `{name: markdown}` of all tables."""
-    from benchmarks import layers, zoo
+    from benchmarks import layers, sequence_speed, zoo
 
     return {
         **planted.tables(load(RESULTS / "planted.json")),
+        **planted_sequences.tables(load(RESULTS / "planted_sequences.json")),
+        **sequences.tables(load(RESULTS / "sequences.json")),
+        **interformer.tables(load(RESULTS / "interformer.json")),
+        "sequence_speed": sequence_speed.table(load(RESULTS / "sequence_speed.json")),
         "zoo": zoo.table(load(RESULTS / "zoo.json")),
         "speed": speed.tables(load(RESULTS / "speed.json")),
         "peers": results.tables(load(RESULTS / "peers.json")),
@@ -142,6 +146,10 @@ def main():
         draw(load(RESULTS / "peers.json"))
         if document := load(RESULTS / "planted.json"):
             planted.draw(document, GAPS)
+        if document := load(RESULTS / "planted_sequences.json"):
+            planted_sequences.draw(document, ROOT / "docs" / "planted_sequences.png")
+        if document := load(RESULTS / "interformer.json"):
+            interformer.draw(document, ROOT / "docs")
 
 
 if __name__ == "__main__":

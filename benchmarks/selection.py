@@ -71,11 +71,11 @@ def _plain(config):
 
 
 def _winner(case, grid, trials):
-    """Returns the grid point with the highest validation AUC of the first label, or the only one."""
+    """Returns the grid point with the highest validation AUC, the mean over the labels, or the only one."""
     if len(grid) == 1:
         return dict(grid[0])
     mine = [t for t in trials if t["name"] == case["name"]]
-    best = max(mine, key=lambda t: next(iter(t["validation"].values()))["auc"])
+    best = max(mine, key=lambda t: sum(values["auc"] for values in t["validation"].values()))
     return {k: v for k, v in best["config"].items() if k not in case or case[k] != v}
 
 

@@ -59,6 +59,27 @@ def zero_rows(model):
     return float(sum((~t.any(axis=1)).sum() for t in tables) / sum(len(t) for t in tables))
 
 
+class StepClock(keras.callbacks.Callback):
+    """Times training steps, the first of each epoch and what callbacks do between epochs left out."""
+
+    def __init__(self):
+        super().__init__()
+        self.spans, self.first, self.last = [], 0.0, 0.0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.last = time.perf_counter()
+        if batch == 0:
+            self.first = self.last
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.spans.append((self.last - self.first, self.params["steps"] - 1))
+
+    def seconds_per_step(self):
+        """Returns the mean over all steps that were timed, infinity if there were none."""
+        seconds, steps = map(sum, zip(*self.spans, strict=True))
+        return seconds / steps if steps else float("inf")
+
+
 def run(config, seed, schema, rates, splits, evaluate=("validation", "test")):
     """Trains one configuration with one seed; returns a JSON-ready dict."""
     config = {**DEFAULTS, **config}
@@ -69,13 +90,14 @@ def run(config, seed, schema, rates, splits, evaluate=("validation", "test")):
     schema = schema if config["sequences"] else schema.without_sequences()
     model = keras_ctr.get_model(config["model"], schema, **config["arguments"])
     model.compile(optimizer_of(config), "binary_crossentropy")
-    keys = (*schema.feature_names, META_GROUP)
+    keys = (*schema.feature_names, *model.optional_inputs, META_GROUP)
     data = {s: ({k: x[k] for k in keys if k in x}, {label: y[label] for label in schema.label_names}) for s, (x, y) in splits.items()}
     base_rate = {label: rates[label] for label in schema.label_names}
     callbacks = [
         RankingMetrics(data["validation"], base_rate=base_rate, batch_size=8192),
         keras.callbacks.EarlyStopping("val_auc", mode="max", patience=config["patience"], restore_best_weights=True),
     ]
+    callbacks.append(clock := StepClock())
     start = time.perf_counter()
     features = {k: v for k, v in data["train"][0].items() if k != META_GROUP}
     history = model.fit(
@@ -86,6 +108,7 @@ def run(config, seed, schema, rates, splits, evaluate=("validation", "test")):
     out["best_epoch"] = int(np.argmax(history.history["val_auc"])) + 1
     out["val_auc"] = [round(float(v), 5) for v in history.history["val_auc"]]
     out["parameters"] = int(model.count_params())
+    out["examples_per_second"] = round(config["batch_size"] / clock.seconds_per_step(), 1)
     out["zero_rows"] = round(zero_rows(model), 5)
     for split in evaluate:
         x, y = data[split]

@@ -108,7 +108,7 @@ def main():
     arguments = parser.parse_args()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        path = arguments.arrays or _prepared(arguments.raw, Path(folder))
+        path = arguments.arrays or prepared(arguments.raw, Path(folder))
         loader = functools.partial(load, str(path))
         document = select(cases(arguments.models), loader, arguments.out, grid=GRID, seeds=arguments.seeds, jobs=arguments.jobs)
     sys.stdout.write(table(document) + f"{(time.perf_counter() - start) / 60:.0f} minutes\n")
@@ -117,7 +117,7 @@ def main():
         sys.stdout.write(f"{worst} is below LR: look for the reason before you report it\n")
 
 
-def _prepared(raw, folder):
+def prepared(raw, folder):
     """Prepares the raw files; returns the path of the arrays."""
     from benchmarks.arrays import save_arrays
     from benchmarks.kuairand import prepared_data
