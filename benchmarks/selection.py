@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 _LOADED = {}
+RUNS_A_PROCESS = 8
+"""A process that builds one model after the other does not give all memory back: it is replaced after so many."""
 THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
 
@@ -36,7 +38,7 @@ def select(cases, load, out, *, grid, seeds=3, jobs=2, note=None):
     document |= {"cases": cases, "grid": grid, **(note or {})}
     os.environ.update(dict.fromkeys(THREADS, "1"))  # read by the processes started below
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=RUNS_A_PROCESS) as pool:
         grids = {case["name"]: case.get("grid", grid) for case in cases}
         trials = [(case, {**case, **choice}, 1) for case in cases for choice in grids[case["name"]] if len(grids[case["name"]]) > 1]
         _run("trials", trials, load, ("validation",), pool, document, out)

@@ -44,7 +44,6 @@ def variants():
         "DIEN, no auxiliary loss": ("DIEN", {"auxiliary_weight": 0.0}, False),
         "DIN, time gaps": ("DIN", {}, True),
         "BST, time gaps": ("BST", {"positions": None}, True),
-        "TransAct, time gaps": ("TransAct", gaps, True),
         "HSTU, time gaps": ("HSTU", gaps, True),
         "InterFormer, time gaps": ("InterFormer", {}, True),
     }

@@ -45,6 +45,10 @@ DEFAULTS = {
 }
 
 
+EVALUATION_BATCH = 2048
+"""Attention maps of long histories take gigabytes in larger ones."""
+
+
 def optimizer_of(config):
     """Returns Keras' Adam, or the recipe or class of `keras_ctr.optimizers` that a configuration names."""
     if config["optimizer"] == "adam":
@@ -94,7 +98,7 @@ def run(config, seed, schema, rates, splits, evaluate=("validation", "test")):
     data = {s: ({k: x[k] for k in keys if k in x}, {label: y[label] for label in schema.label_names}) for s, (x, y) in splits.items()}
     base_rate = {label: rates[label] for label in schema.label_names}
     callbacks = [
-        RankingMetrics(data["validation"], base_rate=base_rate, batch_size=8192),
+        RankingMetrics(data["validation"], base_rate=base_rate, batch_size=EVALUATION_BATCH),
         keras.callbacks.EarlyStopping("val_auc", mode="max", patience=config["patience"], restore_best_weights=True),
     ]
     callbacks.append(clock := StepClock())
@@ -124,7 +128,7 @@ def run(config, seed, schema, rates, splits, evaluate=("validation", "test")):
     return out
 
 
-def predict(model, x, batch_size=8192):
+def predict(model, x, batch_size=EVALUATION_BATCH):
     """Returns `{label: (n, 1)}` for arrays of n rows."""
     parts = {}
     for begin in range(0, len(next(iter(x.values()))), batch_size):

@@ -50,6 +50,7 @@ class TransActEncoder(keras.Layer):
         events: s `(B, T, D)`, oldest first.
         mask: `(B, T)` bool, True = valid; None = all valid.
         gaps: int `(B, T)`, buckets of the time from each event to the row, `2 + min(floor(log2(seconds + 1)), 31)`; None = no window.
+        return_attention: Whether to return `(out, {"block_0": A, ..})`, A `(B, H, T, T)` float32 of every block.
 
     Raises:
         ValueError: On an argument out of range, heads that do not divide 2 D, or widths of target and events that differ.
@@ -107,7 +108,7 @@ class TransActEncoder(keras.Layer):
         self.max_dense.build((None, model_dim))
         self.built = True
 
-    def call(self, target, events, mask=None, gaps=None, training=None):
+    def call(self, target, events, mask=None, gaps=None, training=None, *, return_attention=False):
         if mask is None:
             mask = ops.ones_like(events[..., 0], dtype="bool")  # (B, T)
         if training and self.time_window and gaps is not None:
@@ -115,20 +116,30 @@ class TransActEncoder(keras.Layer):
             mask = ops.logical_and(mask, gap_seconds(gaps) >= window)  # (B, T)
         candidate = ops.broadcast_to(ops.expand_dims(target, 1), ops.shape(events))  # (B, T, D)
         x = ops.concatenate([events, candidate], axis=-1)  # (B, T, m)
+        attention = {}
         for block in self.blocks:
-            x = block(x, mask=mask, training=training)
+            x = block(x, mask=mask, training=training, return_attention=return_attention)
+            x, attention[block.name] = x if return_attention else (x, None)
         newest = self.recent(x, mask=mask)  # (B, K, m), oldest first
         newest = ops.reshape(ops.flip(newest, axis=1), (-1, self.num_recent * x.shape[-1]))  # (B, K m)
         shown = ops.expand_dims(mask, -1)  # (B, T, 1)
         top = ops.max(ops.where(shown, x, ops.cast(-1e9, x.dtype)), axis=1)  # (B, m)
         top = ops.where(ops.any(shown, axis=1), top, ops.zeros_like(top))
-        return ops.concatenate([newest, self.max_dense(top)], axis=-1)
+        out = ops.concatenate([newest, self.max_dense(top)], axis=-1)
+        return (out, attention) if return_attention else out
 
     def compute_mask(self, inputs, previous_mask=None):
         return None
 
     def compute_output_shape(self, target_shape, events_shape):
         return (events_shape[0], (self.num_recent + 1) * 2 * events_shape[-1])
+
+    def compute_output_spec(self, target, events, mask=None, gaps=None, training=None, *, return_attention=False):
+        out = keras.KerasTensor(self.compute_output_shape(target.shape, events.shape), dtype=self.compute_dtype)
+        batch, steps, _ = events.shape
+        shape = (batch, self.block_options["num_heads"], steps, steps)
+        attention = {block.name: keras.KerasTensor(shape, dtype="float32") for block in self.blocks}
+        return (out, attention) if return_attention else out
 
     def get_config(self):
         return {

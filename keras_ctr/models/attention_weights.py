@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_ctr.models.ctr_model import CTRModel
 
-MODELS_WITH_ATTENTION = ("AdRec", "AutoInt", "BST", "DIEN", "DIN", "DMIN", "ETA", "InterFormer", "SIM")
+MODELS_WITH_ATTENTION = ("AdRec", "AutoInt", "BST", "DIEN", "DIN", "DMIN", "ETA", "InterFormer", "SIM", "TransAct")
 """Factories whose models have layers that return their attention, with the default arguments and, but for AdRec and AutoInt, sequences."""
 
 
@@ -24,6 +24,7 @@ def attention_weights(model, x):
     DIEN           evolution_<group>   (B, T)                              no entry with `evolution="gru"`
     DMIN           interests_<group>   (B, H, T)                           of the sum that makes an interest
     BST            transformer_<group>/block_i   (B, H, T + 1, T + 1)      the candidate last
+    TransAct       encoder_<group>/block_i       (B, H, T, T)
     SIM, ETA       long_attention_<group>        (B, H, 1, K), of the K events found, oldest first
                    attention_<group>             (B, T'), of the T' newest
     AdRec          encoder_i           (B, H, F, F)

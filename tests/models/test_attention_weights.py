@@ -25,6 +25,7 @@ SMALL = {
     "ETA": {"num_heads": H, "num_selected": 4, "num_recent": 2},
     "InterFormer": {"num_heads": H, "num_layers": 2, "num_cls": 3, "num_pma": 2},
     "SIM": {"num_heads": H, "num_selected": 4, "num_recent": 2},
+    "TransAct": {"num_heads": H, "num_layers": 2},
 }
 
 
@@ -114,6 +115,15 @@ def test_bst():
     for i in range(2):
         assert found[f"transformer_likes/block_{i}"].shape == (ROWS, H, LIKES + 1, LIKES + 1)
         check_rows_sum_to_one(found[f"transformer_likes/block_{i}"], shown)
+
+
+def test_trans_act():
+    model, x = make("TransAct"), rows()
+    found = attention_weights(model, x)
+    assert set(found) == {f"encoder_{group}/block_{i}" for group in ("clicks", "likes") for i in range(2)}
+    for i in range(2):
+        assert found[f"encoder_likes/block_{i}"].shape == (ROWS, H, LIKES, LIKES)
+        check_rows_sum_to_one(found[f"encoder_likes/block_{i}"], valid(x, "liked_item"), always=False)
 
 
 @pytest.mark.parametrize("name", ["SIM", "ETA"])
