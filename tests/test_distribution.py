@@ -69,6 +69,7 @@ class TestLogicalCpus:
         with pytest.raises(ValueError, match="positive, got 0"):
             distribution.logical_cpus(0)
 
+    @pytest.mark.slow
     def test_twice_in_a_new_process(self):
         code = (
             "from keras_ctr import distribution as d\n"

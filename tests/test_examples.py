@@ -30,6 +30,7 @@ def test_quickstart_comes_near_the_best_possible():
     assert 0.5 + 0.6 * (best - 0.5) < found <= best + 0.01
 
 
+@pytest.mark.slow
 def test_own_data_csv_ranks_the_liked_kind_first(tmp_path):
     scores = load("own_data_csv").main(tmp_path)
     assert scores[0] > scores[1]

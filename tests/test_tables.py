@@ -224,7 +224,7 @@ OPTIMIZERS = {
 }
 
 
-SLOW = ("nadam", "adafactor", "ema", "recipe", "loss_scale")
+SLOW = ("multi", "nadam", "adafactor", "ema", "recipe", "loss_scale")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in OPTIMIZERS])
@@ -261,11 +261,11 @@ def offsets(when):
     [
         ("adam", {"momentum": 0.0, "velocity": 0.0, "velocity_hat": 0.0}),
         ("ftrl", {"accumulator": 0.1, "linear": 0.0}),
-        ("multi", {"accumulator": 0.3, "linear": 0.0}),
+        pytest.param("multi", {"accumulator": 0.3, "linear": 0.0}, marks=pytest.mark.slow),
         ("lazy_adam", {"momentum": 0.0, "velocity": 0.0}),
         ("row_wise", {"row_accumulator": 0.2}),
-        ("ema", {"momentum": 0.0, "average": 0.0}),
-        ("adafactor", {"velocity": 0.0, "": 0.0}),
+        pytest.param("ema", {"momentum": 0.0, "average": 0.0}, marks=pytest.mark.slow),
+        pytest.param("adafactor", {"velocity": 0.0, "": 0.0}, marks=pytest.mark.slow),
     ],
 )
 def test_slots_move_with_their_rows(name, slots):

@@ -218,6 +218,7 @@ def test_plan_takes_names_and_beginnings():
         benchmark.plan(["cinn"], False)
 
 
+@pytest.mark.slow
 def test_memory_is_measured_in_a_process_of_its_own():
     # 97 x 211^2 floats a layer are 17.3 MB; three layers' matrices live until their gradients.
     sizes = {"fields": 211, "width": 2, "rank": 3}

@@ -164,6 +164,7 @@ def test_a_hashed_table_takes_no_vocabulary():
             build()
 
 
+@pytest.mark.slow
 def test_tensorflow_is_imported_only_when_something_is_hashed():
     code = (
         "import sys, pyarrow as pa\nfrom keras_ctr.schema import Categorical, Schema\nfrom keras_ctr.data.encode import Encoder\n"

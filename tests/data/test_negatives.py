@@ -177,6 +177,7 @@ def test_arrays_by_seed_or_by_a_generator_that_goes_on():
     assert all((x[name] == values).all() for name, values in before.items())
 
 
+@pytest.mark.slow
 def test_draws_hang_on_seed_place_and_pass_only():
     schema = full_schema()
     x, y = random_rows(schema, 17)
@@ -270,6 +271,7 @@ def numbers_of(dataset):
     return [{name: values.numpy() for name, values in (batch[0] if isinstance(batch, tuple) else batch).items()} for batch in dataset]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", [False, True])
 def test_make_dataset_adds_them_and_changes_nothing_else(data, cache):
     options = {"batch_size": 50, "shuffle": True, "seed": 4, "cache": cache}
@@ -286,6 +288,7 @@ def test_make_dataset_adds_them_and_changes_nothing_else(data, cache):
                 check_group(other, other, names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", [False, True])
 def test_make_dataset_draws_anew_in_every_pass(data, cache):
     dataset = make_dataset(data, "train", batch_size=300, negatives=True, seed=1, cache=cache)  # one batch, always the same

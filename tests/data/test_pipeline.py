@@ -76,7 +76,7 @@ def test_path_instead_of_data(data):
 
 
 @pytest.mark.parametrize("cache", [False, True])
-@pytest.mark.parametrize("shuffle", [True, 40])
+@pytest.mark.parametrize("shuffle", [True, pytest.param(40, marks=pytest.mark.slow)])
 def test_every_pass_has_another_order_and_two_runs_the_same_ones(data, cache, shuffle):
     def passes(seed):
         dataset = make_dataset(data, "train", batch_size=20, shuffle=shuffle, seed=seed, cache=cache)
@@ -137,7 +137,7 @@ def test_without_labels(data, cache):
 
 
 @pytest.mark.parametrize("cache", [False, True])
-@pytest.mark.parametrize("count", [1, 2, 5, 7])  # 5 shards: by rows, by shards
+@pytest.mark.parametrize("count", [1, 2, *(pytest.param(count, marks=pytest.mark.slow) for count in (5, 7))])  # 5 shards
 def test_workers_share_the_rows(data, count, cache):
     parts = [rows_of(make_dataset(data, "train", batch_size=10, shard=(i, count), shuffle=True, seed=i, cache=cache)) for i in range(count)]
     assert sorted(sum(parts, [])) == list(range(ROWS))

@@ -92,6 +92,7 @@ def test_time_gaps_against_the_loop(release):
     assert len(seen) > 4 and min(seen) >= 2
 
 
+@pytest.mark.slow
 def test_time_gaps_of_the_shipped_extract(extract):
     tables = kuairand.load(attributes=kuairand.ATTRIBUTES, time_gaps=True)
     for name, table in tables.items():

@@ -15,6 +15,7 @@ tfds = pytest.importorskip("tensorflow_datasets")
 kuairand_tfds = datasets.kuairand_tfds
 
 
+@pytest.mark.slow
 class KuairandPureTest(tfds.testing.DatasetBuilderTestCase):
     DATASET_CLASS = kuairand_tfds.KuairandPure
     SKIP_CHECKSUMS = True
@@ -41,6 +42,7 @@ def same(value, expected):
     return value == expected or (np.isnan(value) and np.isnan(expected))
 
 
+@pytest.mark.slow
 def test_examples_are_the_rows_of_the_direct_route(tmp_path):
     write_release(tmp_path / "raw")
     config = kuairand_tfds.KuairandConfig(name="short", attributes=kuairand.ATTRIBUTES, max_length=7)

@@ -64,7 +64,7 @@ def test_options(options, monkeypatch):
     np.testing.assert_allclose(layer(target, events, mask=mask()), loop(layer, target, events, mask()), **CLOSE)
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("pooling", [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "flatten_newest")) for kind in POOLINGS])
 def test_contract(pooling):
     # A softmax does not see what a key's bias adds to all scores of a query.
     check_layer(

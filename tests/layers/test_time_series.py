@@ -138,7 +138,7 @@ def test_context_equation(kind):
     np.testing.assert_allclose(layer(history, last), context_loop(layer, history, last, np.ones((B, T), bool)), **CLOSE)
 
 
-@pytest.mark.parametrize("kind", CONTEXTS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "mha")) for kind in CONTEXTS])
 def test_context_contract(kind):
     # A softmax does not see what a key's bias adds to all scores; an LSTM does not look at the last event.
     check_layer(context(kind), (B, T, N), (B, N), call_kwargs={"mask": mask()}, sequence=(0,), no_gradient=("key/bias",))
@@ -223,6 +223,7 @@ def test_the_tower_of_an_event_is_that_of_a_row_with_its_attributes():
     np.testing.assert_allclose(plain(order, numeric), z[:, -1:], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_tower_contract():
     fields, numeric, events, target = ((B, *x.shape[1:]) for x in tower_inputs())
     check_layer(tower(), fields, numeric, events, target)

@@ -69,6 +69,7 @@ print(*table.numpy()[:, 0])
 """
 
 
+@pytest.mark.slow
 def test_loss_scale_factor_on_two_devices():
     """Replica 0 has a gradient of 8 for row 1, replica 1 for row 2; both are divided by 8."""
     done = subprocess.run([sys.executable, "-c", ON_TWO_DEVICES], cwd=ROOT, capture_output=True, text=True)
@@ -132,6 +133,7 @@ def test_loss_scale_halves_and_grows(where, bad):
     assert int(numpy(optimizer.iterations)) == 5
 
 
+@pytest.mark.slow
 def test_loss_scale_optimizer_in_a_mixed_float16_fit():
     """The first scale overflows float16: those steps are skipped, then training goes on, on the rows of the batches alone."""
     keras.config.set_dtype_policy("mixed_float16")

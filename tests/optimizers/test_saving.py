@@ -95,7 +95,7 @@ def test_config_of_a_recipe(recipe):
     assert again.get_config() == optimizer.get_config()
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "loss_scale")) for name in MAKERS])
 def test_a_reloaded_model_trains_on_bit_for_bit(name, tmp_path):
     """Three batches, save, load without `custom_objects`, two more: weights, slots, steps and scales of five batches in one go."""
     whole = small_model()
