@@ -79,7 +79,7 @@ OWN = {"BST": {"num_recent": LENGTH}, "HSTU": {"max_length": LENGTH + 1}, "Inter
 GRID = [{"learning_rate": 7e-3}]
 """One for all, the middle of what first trials tried (validation): a grid would double the cost."""
 TRAINING = {"batch_size": 512, "epochs": 25, "patience": 3}
-TRAININGS = {"flows": {"batch_size": 512, "epochs": 30, "patience": 5}}
+TRAININGS = {"flows": {"batch_size": 512, "epochs": 20, "patience": 4}}
 POOLED = ("LR", "DNN", "DCNv2")
 """Models that take the mean of a history by themselves."""
 MODES = ("int", "s2n", "n2s", "sep", "sole")

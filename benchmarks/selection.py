@@ -14,7 +14,7 @@ from pathlib import Path
 
 _LOADED = {}
 RUNS_A_PROCESS = 8
-"""A process that builds one model after the other does not give all memory back: it is replaced after so many."""
+"""A process that builds one model after the other does not give all memory back. (`max_tasks_per_child` of a pool can hang.)"""
 THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
 
@@ -37,35 +37,44 @@ def select(cases, load, out, *, grid, seeds=3, jobs=2, note=None):
     document = json.loads(out.read_text()) if out.exists() else {"trials": [], "results": []}
     document |= {"cases": cases, "grid": grid, **(note or {})}
     os.environ.update(dict.fromkeys(THREADS, "1"))  # read by the processes started below
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=RUNS_A_PROCESS) as pool:
-        grids = {case["name"]: case.get("grid", grid) for case in cases}
-        trials = [(case, {**case, **choice}, 1) for case in cases for choice in grids[case["name"]] if len(grids[case["name"]]) > 1]
-        _run("trials", trials, load, ("validation",), pool, document, out)
-        document["chosen"] = {case["name"]: _winner(case, grids[case["name"]], document["trials"]) for case in cases}
-        finals = [(case, {**case, **document["chosen"][case["name"]]}, seed) for seed in range(1, seeds + 1) for case in cases]
-        _run("results", finals, load, ("validation", "test"), pool, document, out)
+    grids = {case["name"]: case.get("grid", grid) for case in cases}
+    trials = [(case, {**case, **choice}, 1) for case in cases for choice in grids[case["name"]] if len(grids[case["name"]]) > 1]
+    _run("trials", trials, load, ("validation",), jobs, document, out)
+    document["chosen"] = {case["name"]: _winner(case, grids[case["name"]], document["trials"]) for case in cases}
+    finals = [(case, {**case, **document["chosen"][case["name"]]}, seed) for seed in range(1, seeds + 1) for case in cases]
+    _run("results", finals, load, ("validation", "test"), jobs, document, out)
     return document
 
 
-def _run(kind, todo, load, splits, pool, document, out):
+def _run(kind, todo, load, splits, jobs, document, out):
     """Runs what the document does not hold yet and adds it."""
     done = {(r["name"], json.dumps(r["config"], sort_keys=True), r["seed"]) for r in document[kind]}
     todo = [t for t in todo if (t[0]["name"], json.dumps(_plain(t[1]), sort_keys=True), t[2]) not in done]
-    start = time.perf_counter()
-    futures = {pool.submit(_one, load, _plain(config), case["data"], seed, splits): (case, config, seed) for case, config, seed in todo}
-    for count, future in enumerate(concurrent.futures.as_completed(futures), 1):
-        case, config, seed = futures[future]
-        result = {**future.result(), "data": case["data"], "config": _plain(config)}
+    start, count = time.perf_counter(), 0
+    for result in _results(todo, load, splits, jobs):
         document[kind].append(result)
         _write(document, out)
+        count += 1
         left = (time.perf_counter() - start) / count * (len(todo) - count) / 60
         shown = {s: round(next(iter(result[s].values()))["auc"], 4) for s in splits}
         print(
-            f"[{kind} {count}/{len(todo)}] {case['name']} rate {config['learning_rate']} seed {seed}: {shown} "
+            f"[{kind} {count}/{len(todo)}] {result['name']} rate {result['config']['learning_rate']} seed {result['seed']}: {shown} "
             f"best epoch {result['best_epoch']}/{result['epochs']} {result['seconds']} s, left {left:.1f} min",
             flush=True,
         )
+
+
+def _results(todo, load, splits, jobs):
+    """Yields the results as they come, from processes that are replaced after `RUNS_A_PROCESS` runs each."""
+    context = multiprocessing.get_context("spawn")
+    for begin in range(0, len(todo), jobs * RUNS_A_PROCESS):
+        with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
+            futures = {}
+            for case, config, seed in todo[begin : begin + jobs * RUNS_A_PROCESS]:
+                futures[pool.submit(_one, load, _plain(config), case["data"], seed, splits)] = (case, config)
+            for future in concurrent.futures.as_completed(futures):
+                case, config = futures[future]
+                yield {**future.result(), "data": case["data"], "config": _plain(config)}
 
 
 def _plain(config):

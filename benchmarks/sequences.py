@@ -9,8 +9,9 @@ labels; then three seeds of the best, scored on the test days. Widths are the sa
 default. Training is one epoch: each of 31 models of `benchmarks.zoo` but LR and FM was best after the first and overfitted the ids
 from there on; LR and FM go on until the validation AUC falls.
 
-DIEN, DMIN and DMR train with their auxiliary losses, one sampled negative an event, unless a row says otherwise. Rows with time gaps see
-how long before the row each event was; the others do not. TBSM and AdRecSequential have few of the fields (`TOWER_FIELDS`).
+DIEN, DMIN and DMR train with their auxiliary losses, one sampled negative an event, unless a row says otherwise. Rows with time gaps (only
+run where `--models` names them) see how long before the row each event was. TBSM and AdRecSequential have few of the fields
+(`TOWER_FIELDS`).
 """
 
 import argparse
@@ -61,6 +62,8 @@ def cases(names=None):
 
     sequential = sorted(list_models(sequential=True), key=SLOW.__contains__)
     rows = {name: (name, {}, False) for name in [*POOLED, *sequential]} | variants()
+    if names is None:
+        names = [name for name, (*_, timed) in rows.items() if not timed]
     out = []
     for name, (model, more, timed) in rows.items():
         known = inspect.signature(model_info(model).factory).parameters
@@ -74,7 +77,7 @@ def cases(names=None):
         if name in SLOW_LEARNERS:
             case |= {"epochs": 8, "grid": [{"learning_rate": rate} for rate in SLOW_LEARNERS[name]]}
         out.append(case)
-    return [c for c in out if names is None or c["name"] in names]
+    return [c for c in out if c["name"] in names]
 
 
 def load(path, data, seed):
