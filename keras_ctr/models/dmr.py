@@ -33,7 +33,7 @@ def DMR(
     hidden_units=(512, 256, 128),
     dropout=0.0,
     batch_norm=False,
-    input_batch_norm=True,
+    input_batch_norm=False,
     hidden_activation="prelu",
     numeric="raw",
     embedding_l2=0.0,
@@ -68,7 +68,7 @@ def DMR(
         hidden_units: Widths of the MLP's hidden layers.
         dropout: Share of hidden units dropped in training.
         batch_norm: Whether to normalise before each hidden activation.
-        input_batch_norm: Whether to normalise the MLP's input.
+        input_batch_norm: Whether to normalise the MLP's input, as the authors' code does (docs/deviations.md).
         hidden_activation: `"dice"`, `"prelu"` or the name of a Keras activation.
         numeric: How numerics that are not binned enter: `"raw"`, the numbers as they are, or a `kind` of `layers.NumericTokens`:
             `"scale_embedding"` and `"bucketize"` make one D-wide token each, `"bottom_mlp"` and `"dense_projection"` one for all.

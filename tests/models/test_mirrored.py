@@ -21,7 +21,6 @@ SMALL = {
 NO_STATISTICS = {
     "DIEN": {"attention_activation": "sigmoid", "hidden_activation": "relu"},
     "DMIN": {"attention_activation": "sigmoid", "hidden_activation": "relu"},
-    "DMR": {"input_batch_norm": False},
     "ETA": {"attention_activation": "sigmoid", "hidden_activation": "relu"},
     "SIM": {"attention_activation": "sigmoid", "hidden_activation": "relu"},
 }
