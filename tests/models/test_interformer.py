@@ -61,7 +61,8 @@ def inner(model, x, *names):
     "block_style, pffn, final_summary", [("paper", "linear", False), ("paper", "mlp", True), ("transformer", "mlp", True)]
 )
 def test_forward_pass_of_algorithm_1(block_style, pffn, final_summary):
-    model = small(num_layers=2, block_style=block_style, pffn=pffn, final_summary=final_summary, backbone="dot", activation=None)
+    shape = {"block_style": block_style, "pffn": pffn, "final_summary": final_summary, "backbone": "dot", "num_layers": 2}
+    model = small(**shape, layer_norm_epsilon=0.07, activation=None)
     x, _ = random_rows(history_schema(), ROWS)
     v = {name: np.asarray(w.numpy(), "float64") for name, w in ((w.path, w) for w in model.weights)}
     embedding = model.get_layer("embedding")
@@ -92,7 +93,7 @@ def test_forward_pass_of_algorithm_1(block_style, pffn, final_summary):
             positions = np.cumsum(valid) - 1
 
             def norm(values, name, arch=arch):
-                return np.array([oracle.layer_norm(oracle.under(arch, name), t) for t in values])
+                return np.array([oracle.layer_norm(oracle.under(arch, name), t, epsilon=0.07) for t in values])
 
             if block_style == "paper":
                 moved = oracle.pffn(ffn, tokens, x_sum, pffn)
