@@ -18,8 +18,8 @@ RECIPES = {
     "DynInt-DA": {"model": "DynInt", **POLYNOMIAL, "arguments": {"variant": "da"}},
     "DynInt-DGP": {"model": "DynInt", **POLYNOMIAL, "arguments": {"variant": "dgp"}},
     "DynInt-DWP": {"model": "DynInt", **POLYNOMIAL, "arguments": {"variant": "dwp"}},
-    "DIN": {"model": "DIN", **HISTORIES, "arguments": {"dropout": 0.2, "use_softmax": True}},
-    "InterFormer": {"model": "InterFormer", **HISTORIES, "batch_size": 256},
+    "DIN": {"model": "DIN", **HISTORIES},
+    "InterFormer": {"model": "InterFormer", **HISTORIES, "learning_rate": 2e-3, "arguments": {"num_layers": 1}},
 }
 
 MAX_LENGTH = {"watched": 50, "long_watched": 20, "liked": 10}
