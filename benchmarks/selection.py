@@ -43,6 +43,7 @@ def select(cases, load, out, *, grid, seeds=3, jobs=2, note=None):
     document["chosen"] = {case["name"]: _winner(case, grids[case["name"]], document["trials"]) for case in cases}
     finals = [(case, {**case, **document["chosen"][case["name"]]}, seed) for seed in range(1, seeds + 1) for case in cases]
     _run("results", finals, load, ("validation", "test"), jobs, document, out)
+    _write(document, out)
     return document
 
 
