@@ -208,16 +208,16 @@ def tables(document):
 
 
 def draw(document, path):
-    """Draws what each model closes of the gap, one panel a task; models that do not see the order of events are pale in `order`."""
+    """Draws what each model closes of the gap, one panel a task that was run; models blind to the order of events are pale in `order`."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = {task: ranked(document, task)[::-1] for task in TASKS}
+    names = {task: found[::-1] for task in TASKS if (found := ranked(document, task))}
     height = 0.24 * max(len(found) for found in names.values()) + 1
-    figure, axes = pyplot.subplots(1, len(TASKS), figsize=(11, height), layout="constrained")
-    for axis, (task, found) in zip(axes, names.items(), strict=True):
+    figure, axes = pyplot.subplots(1, len(names), figsize=(1 + 3.5 * len(names), height), layout="constrained", squeeze=False)
+    for axis, (task, found) in zip(axes[0], names.items(), strict=True):
         closed = [np.multiply(planted.gap_closed(document, f"{task}/{name}"), 100) for name in found]
         pale = [task == "order" and ORDER_AWARE[name] in ("no", ORDER_AWARE["SIM"]) for name in found]
         errors = [c.std(ddof=1) if len(c) > 1 else 0.0 for c in closed]
