@@ -167,6 +167,7 @@ def test_orderings_say_what_holds():
 
 
 def test_every_study_that_is_measured_has_a_figure(tmp_path):
+    pytest.importorskip("matplotlib", reason="the figures need the extra report")
     assert interformer.draw({"results": []}, tmp_path / "none") == []
     paths = interformer.draw(document(), tmp_path / "figures")
     assert [p.name for p in paths] == [f"interformer_{study}.png" for study in interformer.STUDIES]
