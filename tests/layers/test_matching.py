@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from keras.ops import convert_to_numpy as numpy
 
 from keras_ctr import Categorical, Schema, Sequence
 from keras_ctr.layers.matching import Item2ItemNetwork, OutputEmbedding, SelectAttributes, User2ItemNetwork
@@ -81,7 +82,7 @@ def test_equation_of_the_user_network(context, activation):
     found = layer(*given, mask=MASK)
     close(found, relevance(layer, s, v, c, MASK), atol=1e-5)
     close(layer(*given), relevance(layer, s, v, c, np.ones((B, T), bool)), atol=1e-5)
-    assert not np.any(found[EMPTY]) and np.all(np.abs(np.asarray(found))[[0, 2, 3, 4]] > 1e-6)
+    assert not np.any(numpy(found[EMPTY])) and np.all(np.abs(numpy(found))[[0, 2, 3, 4]] > 1e-6)
 
 
 def match_loss(layer, s, c, events, negatives, mask, negative_mask):
@@ -144,7 +145,7 @@ def test_equation_of_the_item_network(context):
     found = layer(*given, mask=MASK)
     close(found[0], pooled)
     close(found[1], total, atol=1e-5)
-    assert not np.any(found[0][EMPTY]) and not np.any(found[1][EMPTY])
+    assert not np.any(numpy(found[0][EMPTY])) and not np.any(numpy(found[1][EMPTY]))
     alone = built_item(context, relevance=False, score_bias=True)
     alone.set_weights(layer.get_weights())
     np.testing.assert_array_equal(alone(*given, mask=MASK), found[0])
@@ -225,9 +226,9 @@ def test_events_are_looked_up_in_training_with_negatives_only(missing):
     given = {f"{name}_negatives": None for name in NAMES} | with_negatives(x, names)
     out = layer(given, training=missing != "training")
     for kind in ("events", "negatives", "negative_masks"):
-        assert not np.any(out[kind]["likes"])
-        assert np.any(out[kind]["clicks"]) == (missing == "likes")
-    assert np.any(out["targets"]["likes"])
+        assert not np.any(numpy(out[kind]["likes"]))
+        assert np.any(numpy(out[kind]["clicks"])) == (missing == "likes")
+    assert np.any(numpy(out["targets"]["likes"]))
 
 
 def test_penalty_of_the_second_table():
@@ -248,7 +249,7 @@ def test_two_sequences_of_one_target():
     out = layer(x, training=True)
     close(out["targets"]["g"], np.concatenate([rows_of(layer, "item", ids["item"])] * 2, axis=-1))
     close(out["events"]["g"], np.concatenate([rows_of(layer, "item", ids[n]) for n in names], axis=-1))
-    assert not np.any(out["targets"]["g"][1])
+    assert not np.any(numpy(out["targets"]["g"][1]))
 
 
 def test_attributes():
