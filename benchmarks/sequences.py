@@ -25,6 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import zoo
+
 LABELS = ["is_click", "long_view"]
 SHARED = {"embedding_dim": 16, "hidden_units": (128, 64)}
 TRAINING = {"labels": LABELS, "batch_size": 512, "epochs": 1, "patience": 0}
@@ -32,7 +34,6 @@ GRID = [{"learning_rate": rate} for rate in (1e-3, 3e-3)]
 TOWERS = ("TBSM", "AdRecSequential")
 TOWER_FIELDS = ("user_id", "video_id", "author_id", "tag", "duration", "tab")
 """Fields of the models that repeat their tower at every event: with all 37 an epoch takes them ten times as long as any other."""
-SLOW = ("TransAct", "DMIN", "TBSM", "AdRecSequential")  # go last
 SLOW_LEARNERS = {"LR": (2e-3, 1e-2), "FM": (5e-4, 2e-3)}
 """Learning rates of the models that train for several epochs."""
 SEQUENCES = tuple(f"{group}_{part}" for group in ("watched", "long_watched", "liked") for part in ("video_id", "author_id", "tag"))
@@ -60,8 +61,7 @@ def cases(names=None):
     from keras_ctr import list_models
     from keras_ctr.registry import model_info
 
-    sequential = sorted(list_models(sequential=True), key=SLOW.__contains__)
-    rows = {name: (name, {}, False) for name in [*POOLED, *sequential]} | variants()
+    rows = {name: (name, {}, False) for name in [*POOLED, *list_models(sequential=True)]} | variants()
     if names is None:
         names = [name for name, (*_, timed) in rows.items() if not timed]
     out = []
@@ -105,15 +105,11 @@ def rows(document):
         mine = [r for r in document["results"] if r["name"] == case["name"]]
         if mine:
             values = {
-                (label, m): _spread([r["test"][label][m] for r in mine]) for label in LABELS for m in ("auc", "gauc", "logloss", "ne")
+                (label, m): zoo.spread([r["test"][label][m] for r in mine]) for label in LABELS for m in ("auc", "gauc", "logloss", "ne")
             }
-            validation = _spread([np.mean([r["validation"][label]["auc"] for label in LABELS]) for r in mine])
+            validation = zoo.spread([np.mean([r["validation"][label]["auc"] for label in LABELS]) for r in mine])
             out.append((case["name"], values, validation, mine))
     return sorted(out, key=lambda row: -row[2][0])
-
-
-def _spread(values):
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
 
 
 def tables(document):
@@ -150,23 +146,12 @@ def main():
     arguments = parser.parse_args()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        path = arguments.arrays or prepared(arguments.raw, Path(folder))
+        path = arguments.arrays or zoo.prepared(arguments.raw, Path(folder), time_gaps=True)
         loader = functools.partial(load, str(path))
         document = select(cases(arguments.models), loader, arguments.out, grid=GRID, seeds=arguments.seeds, jobs=arguments.jobs)
     for table in tables(document).values():
         sys.stdout.write(table + "\n")
     sys.stdout.write(f"{(time.perf_counter() - start) / 60:.0f} minutes\n")
-
-
-def prepared(raw, folder):
-    """Prepares the raw files with time gaps; returns the path of the arrays."""
-    from benchmarks.arrays import save_arrays
-    from benchmarks.kuairand import prepared_data
-    from keras_ctr.cli.progress import progress_bars
-
-    with progress_bars() as progress:
-        save_arrays(prepared_data(raw, folder, progress, time_gaps=True), folder / "arrays.npz")
-    return folder / "arrays.npz"
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ DEFAULTS = {
     "epochs": 20,
     "patience": 2,
     "dtype": "float32",
+    "momentum": None,  # of every batch normalisation, Dice's too; None = the model's
 }
 
 
@@ -93,6 +94,9 @@ def run(config, seed, schema, rates, splits, evaluate=("validation", "test")):
     schema = schema.select(features=config["features"], labels=config["labels"])
     schema = schema if config["sequences"] else schema.without_sequences()
     model = keras_ctr.get_model(config["model"], schema, **config["arguments"])
+    for layer in model._flatten_layers() if config["momentum"] is not None else ():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = config["momentum"]
     model.compile(optimizer_of(config), "binary_crossentropy")
     keys = (*schema.feature_names, *model.optional_inputs, META_GROUP)
     data = {s: ({k: x[k] for k in keys if k in x}, {label: y[label] for label in schema.label_names}) for s, (x, y) in splits.items()}

@@ -67,14 +67,15 @@ def rows(document):
         mine = [r for r in document["results"] if r["name"] == case["name"]]
         if not mine:
             continue
-        values = {m: _spread([r["test"][LABEL][m] for r in mine]) for m in ("auc", "gauc", "logloss", "ne")}
-        validation = _spread([r["validation"][LABEL]["auc"] for r in mine])
+        values = {m: spread([r["test"][LABEL][m] for r in mine]) for m in ("auc", "gauc", "logloss", "ne")}
+        validation = spread([r["validation"][LABEL]["auc"] for r in mine])
         seconds = float(np.mean([r["seconds"] for r in mine]))
         out.append((case["name"], values, validation, mine[0]["parameters"], seconds, document["chosen"][case["name"]]))
     return sorted(out, key=lambda row: -row[1]["auc"][0])
 
 
-def _spread(values):
+def spread(values):
+    """Returns mean and standard deviation."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
 
 
@@ -117,14 +118,14 @@ def main():
         sys.stdout.write(f"{worst} is below LR: look for the reason before you report it\n")
 
 
-def prepared(raw, folder):
+def prepared(raw, folder, *, time_gaps=False):
     """Prepares the raw files; returns the path of the arrays."""
     from benchmarks.arrays import save_arrays
     from benchmarks.kuairand import prepared_data
     from keras_ctr.cli.progress import progress_bars
 
     with progress_bars() as progress:
-        save_arrays(prepared_data(raw, folder, progress), folder / "arrays.npz")
+        save_arrays(prepared_data(raw, folder, progress, time_gaps=time_gaps), folder / "arrays.npz")
     return folder / "arrays.npz"
 
 

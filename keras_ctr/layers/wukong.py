@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_ctr.layers.arguments import check_epsilon, check_int, check_units
+from keras_ctr.layers.arguments import check_int, check_units
 from keras_ctr.layers.gating import LinearCompressedEmbedding
 from keras_ctr.layers.mlp import MLP
 
@@ -121,7 +121,6 @@ class WukongLayer(keras.Layer):
         rank: k of the block's projection; None = all dot products.
         hidden_units: Hidden widths of the block's MLP.
         activation: Of its hidden layers.
-        epsilon: Of the norm of tokens, added to a token's variance; that of the dot products stays 1e-8.
 
     Raises:
         ValueError: On a non-positive number.
@@ -129,19 +128,8 @@ class WukongLayer(keras.Layer):
     Source: Wukong (arXiv:2403.02545, section 3). Deviations: see `FactorizationMachineBlock`.
     """
 
-    def __init__(
-        self,
-        fm_tokens=16,
-        linear_tokens=16,
-        *,
-        rank=24,
-        hidden_units=(512,),
-        activation="relu",
-        epsilon=LAYER_NORM_EPSILON,
-        **kwargs,
-    ):
+    def __init__(self, fm_tokens=16, linear_tokens=16, *, rank=24, hidden_units=(512,), activation="relu", **kwargs):
         super().__init__(**kwargs)
-        check_epsilon(self, epsilon)
         check_int(self, "fm_tokens", fm_tokens)
         check_int(self, "linear_tokens", linear_tokens)
         if rank is not None:
@@ -151,7 +139,6 @@ class WukongLayer(keras.Layer):
         self.rank = rank
         self.hidden_units = check_units(self, "hidden_units", hidden_units)
         self.activation = keras.activations.get(activation)
-        self.epsilon = epsilon
 
     def build(self, inputs_shape):
         tokens = self.fm_tokens + self.linear_tokens
@@ -170,7 +157,7 @@ class WukongLayer(keras.Layer):
         for part in (self.fm_block, self.linear_block, self.shortcut):
             if part is not None:
                 part.build(inputs_shape)
-        self.norm = keras.layers.LayerNormalization(epsilon=self.epsilon, name="norm", dtype=self.dtype_policy)
+        self.norm = keras.layers.LayerNormalization(epsilon=LAYER_NORM_EPSILON, name="norm", dtype=self.dtype_policy)
         self.norm.build((None, tokens, inputs_shape[2]))
         self.built = True
 
@@ -189,5 +176,4 @@ class WukongLayer(keras.Layer):
             "rank": self.rank,
             "hidden_units": list(self.hidden_units),
             "activation": keras.activations.serialize(self.activation),
-            "epsilon": self.epsilon,
         }

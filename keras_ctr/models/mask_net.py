@@ -19,7 +19,6 @@ def MaskNet(
     block_units=(256, 256, 256),
     reduction_ratio=2.0,
     embedding_norm=True,
-    layer_norm_epsilon=1e-6,
     block_norm=True,
     hidden_units=None,
     dropout=0.0,
@@ -47,7 +46,6 @@ def MaskNet(
         block_units: U of each block; as many blocks as there are widths.
         reduction_ratio: r, hidden units of a mask's network over the mask's width; 1 or more in the paper.
         embedding_norm: Whether to normalise each field's embedding, with a gain and a bias of its own.
-        layer_norm_epsilon: Added to the variance of an embedding where it is normalised (docs/deviations.md).
         block_norm: Whether the blocks normalise before their activation.
         hidden_units: Widths of the MLP on top of the blocks. None: (512, 256) for `"parallel"`, no MLP for `"serial"`, as in the paper.
         dropout: Share of the blocks' outputs and of the MLP's hidden units dropped in training.
@@ -76,9 +74,7 @@ def MaskNet(
     features = layers.FeatureEmbedding(schema, embedding_dim, embedding_l2=embedding_l2, name="embedding")(inputs)
     tokens = field_tokens(features, schema, embedding_dim, numeric=numeric)  # (B, F, D)
     flat = keras.layers.Flatten(name="flat")(tokens)  # (B, F D)
-    normal = tokens  # (B, F, D)
-    if embedding_norm:
-        normal = layers.FieldLayerNormalization(epsilon=layer_norm_epsilon, name="embedding_norm")(tokens)
+    normal = layers.FieldLayerNormalization(name="embedding_norm")(tokens) if embedding_norm else tokens  # (B, F, D)
     hidden = keras.layers.Flatten(name="flat_normal")(normal)  # (B, F D)
     blocks = [
         layers.MaskBlock(

@@ -18,7 +18,6 @@ def Wukong(
     linear_tokens=16,
     rank=24,
     fm_hidden_units=(512,),
-    layer_norm_epsilon=1e-8,
     hidden_units=(512, 256),
     dropout=0.0,
     batch_norm=False,
@@ -42,7 +41,6 @@ def Wukong(
         linear_tokens: n, tokens that the linear compression of a layer puts out.
         rank: k of the factorization machine's projection; None for all dot products.
         fm_hidden_units: Hidden widths of the MLP within a factorization machine block.
-        layer_norm_epsilon: Added to a token's variance where a layer normalises its output (docs/deviations.md).
         hidden_units: Widths of the last MLP's hidden layers.
         dropout: Share of the last MLP's hidden units dropped in training.
         batch_norm: Whether the last MLP normalises before each hidden activation.
@@ -71,7 +69,6 @@ def Wukong(
             rank=rank,
             hidden_units=fm_hidden_units,
             activation=hidden_activation,
-            epsilon=layer_norm_epsilon,
             name=f"wukong_{index}",
         )
         x = layer(x)  # (B, m + n, D)

@@ -76,7 +76,7 @@ def test_tables_are_in_the_order_of_what_is_closed():
 
 
 def test_the_figure_has_a_panel_a_task(tmp_path):
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="the figure needs the extra report")
     from matplotlib import image
 
     study.draw(document(), tmp_path / "figure.png")
