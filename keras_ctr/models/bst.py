@@ -1,10 +1,8 @@
 """BST: behavior sequence transformer."""
 
-import keras
-
 from keras_ctr import layers
 from keras_ctr.models.ctr_model import CTRModel, build_inputs, logits, predictions
-from keras_ctr.models.tokens import flat_parts
+from keras_ctr.models.tokens import flat_parts, with_interests
 from keras_ctr.registry import register_model
 
 
@@ -99,27 +97,8 @@ def BST(
             epsilon=layer_norm_epsilon,
             name=f"transformer_{group}",
         )
-        return transformer(features["targets"][group], features["sequences"][group], mask=features["masks"][group])  # (B, m')
+        return [transformer(features["targets"][group], features["sequences"][group], mask=features["masks"][group])]  # (B, m')
 
     flat = with_interests(flat_parts(features, schema, embedding_dim, numeric), features, schema, interest)  # (B, N0)
     mlp = layers.MLP(hidden_units, activation=hidden_activation, dropout=dropout, batch_norm=batch_norm, name="mlp")
     return CTRModel(inputs, predictions(logits(mlp(flat), schema), schema, activation), name=name)
-
-
-def with_interests(parts, features, schema, interest):
-    """Returns one vector `(B, N0)`: `parts`, then `interest(group)` `(B, K)` of every group that has a target and the mean of every other.
-
-    Args:
-        parts: List of `(B, N)`, the features that are no sequences.
-        features: What `FeatureEmbedding` returned.
-        schema: The schema.
-        interest: Function of a group's name.
-    """
-    parts = list(parts)
-    for group in schema.sequence_groups:
-        if group in features.get("targets", {}):
-            parts.append(interest(group))
-            continue
-        pooled = layers.SequencePooling(name=f"pool_{group}")(features["sequences"][group], mask=features["masks"][group])  # (B, 1, M*D)
-        parts.append(keras.layers.Flatten(name=f"flat_{group}")(pooled))  # (B, M*D)
-    return parts[0] if len(parts) == 1 else keras.layers.Concatenate(name="flat")(parts)

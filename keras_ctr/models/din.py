@@ -1,10 +1,8 @@
 """Deep Interest Network."""
 
-import keras
-
 from keras_ctr import layers
 from keras_ctr.models.ctr_model import CTRModel, build_inputs, logits, predictions
-from keras_ctr.models.tokens import flat_parts
+from keras_ctr.models.tokens import flat_parts, with_interests
 from keras_ctr.registry import register_model
 
 
@@ -58,19 +56,14 @@ def DIN(
     """
     inputs = build_inputs(schema)
     features = layers.FeatureEmbedding(schema, embedding_dim, embedding_l2=embedding_l2, name="embedding")(inputs)
-    parts = flat_parts(features, schema, embedding_dim, numeric)  # (B, F*D), (B, N')
-    targets = features.get("targets", {})
-    for group in schema.sequence_groups:
-        events, mask = features["sequences"][group], features["masks"][group]  # (B, T, M*D), (B, T)
-        if group in targets:
-            attention = layers.TargetAttention(
-                attention_units, activation=attention_activation, use_softmax=use_softmax, name=f"attention_{group}"
-            )
-            parts.append(attention(targets[group], events, mask=mask))  # (B, M*D)
-        else:
-            pooled = layers.SequencePooling(name=f"pool_{group}")(events, mask=mask)  # (B, 1, M*D)
-            parts.append(keras.layers.Flatten(name=f"flat_{group}")(pooled))  # (B, M*D)
-    flat = parts[0] if len(parts) == 1 else keras.layers.Concatenate(name="flat")(parts)  # (B, N0)
+
+    def interest(group):
+        attention = layers.TargetAttention(
+            attention_units, activation=attention_activation, use_softmax=use_softmax, name=f"attention_{group}"
+        )
+        return [attention(features["targets"][group], features["sequences"][group], mask=features["masks"][group])]  # (B, M*D)
+
+    flat = with_interests(flat_parts(features, schema, embedding_dim, numeric), features, schema, interest)  # (B, N0)
     unit = layers.Dice() if hidden_activation == "dice" else hidden_activation
     deep = layers.MLP(hidden_units, activation=unit, dropout=dropout, batch_norm=batch_norm, name="mlp")(flat)
     return CTRModel(inputs, predictions(logits(deep, schema), schema, activation), name=name)

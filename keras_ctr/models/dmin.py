@@ -6,7 +6,7 @@ from keras_ctr import layers
 from keras_ctr.layers.mlp import BATCH_NORM_MOMENTUM
 from keras_ctr.layers.positional_attention import hidden_activation as hidden_unit
 from keras_ctr.models.ctr_model import CTRModel, build_inputs, logits, predictions
-from keras_ctr.models.tokens import flat_parts
+from keras_ctr.models.tokens import flat_parts, with_interests
 from keras_ctr.registry import register_model
 
 
@@ -92,13 +92,10 @@ def DMIN(
     negatives = [s.name for group in with_target for s in groups[group]] if auxiliary_weight and use_refiner else []
     inputs = build_inputs(schema, negatives=negatives)
     features = layers.FeatureEmbedding(schema, embedding_dim, embedding_l2=embedding_l2, negatives=negatives, name="embedding")(inputs)
-    parts = flat_parts(features, schema, embedding_dim, numeric)  # (B, F*D), (B, N')
-    for group in groups:
+
+    def interest(group):
+        parts = []
         events, mask = features["sequences"][group], features["masks"][group]  # (B, T, M*D), (B, T)
-        if group not in with_target:
-            pooled = layers.SequencePooling(name=f"pool_{group}")(events, mask=mask)  # (B, 1, M*D)
-            parts.append(keras.layers.Flatten(name=f"flat_{group}")(pooled))  # (B, M*D)
-            continue
         target, refined = features["targets"][group], events  # (B, M*D), (B, T, M*D)
         if use_refiner:
             refiner = layers.BehaviorRefiner(
@@ -131,7 +128,9 @@ def DMIN(
         parts.append(keras.layers.Flatten(name=f"flat_{group}")(interests))  # (B, H*M*D)
         if history_sum:
             parts.append(layers.HistorySum(name=f"sum_{group}")(events, target, mask=mask))  # (B, 2*M*D)
-    flat = parts[0] if len(parts) == 1 else keras.layers.Concatenate(name="flat")(parts)  # (B, N0)
+        return parts
+
+    flat = with_interests(flat_parts(features, schema, embedding_dim, numeric), features, schema, interest)  # (B, N0)
     if input_batch_norm:
         flat = keras.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name="input_norm")(flat)
     unit = hidden_unit(hidden_activation)

@@ -6,7 +6,7 @@ from keras_ctr import layers
 from keras_ctr.layers.mlp import BATCH_NORM_MOMENTUM
 from keras_ctr.layers.positional_attention import hidden_activation as hidden_unit
 from keras_ctr.models.ctr_model import CTRModel, build_inputs, logits, predictions
-from keras_ctr.models.tokens import flat_parts
+from keras_ctr.models.tokens import flat_parts, with_interests
 from keras_ctr.registry import register_model
 from keras_ctr.schema import nearest
 
@@ -103,13 +103,10 @@ def DMR(
         "max_positions": max_positions,
         "score_bias": score_bias,
     }
-    parts = flat_parts(features, schema, embedding_dim, numeric)  # (B, F*D), (B, N')
-    for group, members in groups.items():
+
+    def interest(group):
+        members, parts = groups[group], []
         events, mask = features["sequences"][group], features["masks"][group]  # (B, T, M*D), (B, T)
-        if group not in with_target:
-            pooled = layers.SequencePooling(name=f"pool_{group}")(events, mask=mask)  # (B, 1, M*D)
-            parts.append(keras.layers.Flatten(name=f"flat_{group}")(pooled))  # (B, M*D)
-            continue
         items = [i for i, s in enumerate(members) if s.target]
         others = [i for i, s in enumerate(members) if not s.target]
         target, context = features["targets"][group], None
@@ -131,7 +128,9 @@ def DMR(
             parts.append(match(events, output["targets"][group], context, mask=mask, **sampled))  # (B, 1)
         if history_sum:
             parts.append(layers.HistorySum(name=f"sum_{group}")(events, target, mask=mask))  # (B, 2 V)
-    flat = parts[0] if len(parts) == 1 else keras.layers.Concatenate(name="flat")(parts)  # (B, N0)
+        return parts
+
+    flat = with_interests(flat_parts(features, schema, embedding_dim, numeric), features, schema, interest)  # (B, N0)
     if input_batch_norm:
         flat = keras.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name="input_norm")(flat)
     unit = hidden_unit(hidden_activation)

@@ -61,7 +61,7 @@ def ETA(
     """
 
     def found(inputs, features, group):
-        query, keys = searched(features, schema, group, embedding_dim)
+        query, keys = searched(features, schema, group)
         search = layers.LSHSearch(num_selected, num_hashes=num_hashes, seed=seed, name=f"search_{group}")
         return search(query, keys, features["sequences"][group], mask=features["masks"][group])
 

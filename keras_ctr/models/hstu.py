@@ -1,9 +1,8 @@
 """HSTU as a ranking model."""
 
 from keras_ctr import layers
-from keras_ctr.models.bst import with_interests
 from keras_ctr.models.ctr_model import CTRModel, build_inputs, logits, predictions
-from keras_ctr.models.tokens import flat_parts
+from keras_ctr.models.tokens import flat_parts, with_interests
 from keras_ctr.models.trans_act import group_of_gaps
 from keras_ctr.registry import register_model
 
@@ -86,7 +85,7 @@ def HSTU(
             name=f"encoder_{group}",
         )
         events, mask = features["sequences"][group], features["masks"][group]  # (B, T, M*D), (B, T)
-        return encoder(features["targets"][group], events, mask=mask, gaps=inputs[time_gap] if timed else None)  # (B, M*D)
+        return [encoder(features["targets"][group], events, mask=mask, gaps=inputs[time_gap] if timed else None)]  # (B, M*D)
 
     flat = with_interests(flat_parts(features, schema, embedding_dim, numeric), features, schema, interest)  # (B, N0)
     mlp = layers.MLP(hidden_units, activation=hidden_activation, dropout=dropout, batch_norm=batch_norm, name="mlp")

@@ -3,9 +3,8 @@
 import keras
 
 from keras_ctr import layers
-from keras_ctr.models.bst import with_interests
 from keras_ctr.models.ctr_model import CTRModel, build_inputs, logits, predictions
-from keras_ctr.models.tokens import flat_parts
+from keras_ctr.models.tokens import flat_parts, with_interests
 from keras_ctr.registry import register_model
 from keras_ctr.schema import nearest
 
@@ -77,7 +76,7 @@ def SIM(
     def found(inputs, features, group):
         events, mask = features["sequences"][group], features["masks"][group]
         if search == "soft":
-            query, keys = searched(features, schema, group, embedding_dim)
+            query, keys = searched(features, schema, group)
             return layers.SoftSearch(num_selected, name=f"search_{group}")(query, keys, events, mask=mask)
         sequence = sought[group]
         return layers.HardSearch(num_selected, name=f"search_{group}")(inputs[sequence.target], inputs[sequence.name], events, mask=mask)
@@ -140,10 +139,10 @@ def search_model(
         attention = layers.MultiHeadAttention(num_heads, name=f"long_attention_{group}")
         long = keras.layers.Flatten(name=f"long_{group}")(attention(query, selected, mask=shown))  # (B, M*D)
         if not num_recent:
-            return long
+            return [long]
         recent, shown = layers.RecentSearch(num_recent, name=f"recent_{group}")(target, events, events, mask=mask)
         attention = layers.TargetAttention(attention_units, activation=attention_activation, name=f"attention_{group}")
-        return keras.layers.Concatenate(name=f"interest_{group}")([long, attention(target, recent, mask=shown)])  # (B, 2 M*D)
+        return [long, attention(target, recent, mask=shown)]  # (B, M*D) each
 
     flat = with_interests(flat_parts(features, schema, embedding_dim, numeric), features, schema, interest)  # (B, N0)
     unit = layers.Dice() if hidden_activation == "dice" else hidden_activation
@@ -151,18 +150,15 @@ def search_model(
     return CTRModel(inputs, predictions(logits(deep, schema), schema, activation), name=name)
 
 
-def searched(features, schema, group, embedding_dim):
+def searched(features, schema, group):
     """Returns target and events `(B, C)`, `(B, T, C)` of the attributes that have a target: the others know nothing of the candidate."""
     target, events = features["targets"][group], features["sequences"][group]
-    kept = [i for i, sequence in enumerate(schema.sequence_groups[group]) if sequence.target]
-    if len(kept) == len(schema.sequence_groups[group]):
+    members = schema.sequence_groups[group]
+    kept = [i for i, sequence in enumerate(members) if sequence.target]
+    if len(kept) == len(members):
         return target, events
-
-    def columns(x, where):
-        parts = [x[..., i * embedding_dim : (i + 1) * embedding_dim] for i in kept]
-        return parts[0] if len(parts) == 1 else keras.layers.Concatenate(name=f"{where}_{group}")(parts)
-
-    return columns(target, "searched_target"), columns(events, "searched_events")
+    select = layers.SelectAttributes(kept, len(members), name=f"searched_{group}")
+    return select(target), select(events)
 
 
 def _sought(schema, names):

@@ -82,6 +82,25 @@ def flat_parts(features, schema, embedding_dim, numeric):
     return parts
 
 
+def with_interests(parts, features, schema, interest):
+    """Returns one vector `(B, N0)`: `parts`, then `interest(group)` of every group that has a target and the mean of every other.
+
+    Args:
+        parts: List of `(B, N)`, the features that are no sequences.
+        features: What `FeatureEmbedding` returned.
+        schema: The schema.
+        interest: Function of a group's name that returns a list of `(B, K)`.
+    """
+    parts = list(parts)
+    for group in schema.sequence_groups:
+        if group in features.get("targets", {}):
+            parts += interest(group)
+            continue
+        pooled = layers.SequencePooling(name=f"pool_{group}")(features["sequences"][group], mask=features["masks"][group])  # (B, 1, M*D)
+        parts.append(keras.layers.Flatten(name=f"flat_{group}")(pooled))  # (B, M*D)
+    return parts[0] if len(parts) == 1 else keras.layers.Concatenate(name="flat")(parts)
+
+
 def pooled_sequences(features, schema):
     """Returns one `(B, M, D)` tensor a group of sequences: the mean over each sequence's valid events, zeros for an empty history."""
     pooled = []

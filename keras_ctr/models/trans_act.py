@@ -3,9 +3,8 @@
 import keras
 
 from keras_ctr import layers
-from keras_ctr.models.bst import with_interests
 from keras_ctr.models.ctr_model import CTRModel, build_inputs, logits, predictions
-from keras_ctr.models.tokens import flat_parts
+from keras_ctr.models.tokens import flat_parts, with_interests
 from keras_ctr.registry import register_model
 from keras_ctr.schema import nearest
 
@@ -95,7 +94,7 @@ def TransAct(
             name=f"encoder_{group}",
         )
         events, mask = features["sequences"][group], features["masks"][group]  # (B, T, M*D), (B, T)
-        return encoder(features["targets"][group], events, mask=mask, gaps=inputs[time_gap] if timed else None)  # (B, (K + 1) 2 M*D)
+        return [encoder(features["targets"][group], events, mask=mask, gaps=inputs[time_gap] if timed else None)]  # (B, (K + 1) 2 M*D)
 
     flat = with_interests(flat_parts(features, schema, embedding_dim, numeric), features, schema, interest)  # (B, N0)
     crossed = layers.CrossNetwork(num_cross_layers, rank=rank, name="cross")(flat)  # (B, N0)
