@@ -20,6 +20,7 @@ _ROOMS = (
     "datasets",
     "distribution",
     "layers",
+    "losses",
     "metrics",
     "models",
     "optimizers",

@@ -309,13 +309,41 @@ class Numeric:
 
 @dataclass(frozen=True)
 class Label:
-    """A binary outcome to predict: column `name` holds 0 and 1."""
+    """A binary outcome to predict: column `name` holds 0 and 1.
+
+    Attributes:
+        name: Name of the column.
+        optional: Whether the outcome may be unknown: a null, NaN or empty value. Such a row has sample weight 0 for this label and counts
+            for the others.
+        given: Name of another label without which this one says nothing (a conversion is known only after a click): the outcome is taken
+            as unknown in all rows where that label is not 1.
+        rate: Share of ones that every model starts from: `log(rate / (1 - rate))` is added to its logit, so that a rare label (likes, 2 %)
+            is calibrated from the first step. A constant, no weight; None adds nothing. The manifest of a prepared data set has the rate
+            of its training split.
+    """
 
     kind: ClassVar[str] = "label"
     name: str
+    optional: bool = False
+    given: str | None = None
+    rate: float | None = None
 
     def __post_init__(self):
         check_name(self.name, "label")
+        check(isinstance(self.optional, bool), f"label '{self.name}': optional must be True or False, got {self.optional!r}")
+        if self.given is not None:
+            check_name(self.given, f"label '{self.name}': given")
+            check(self.given != self.name, f"label '{self.name}' is given itself: name another label or leave `given` out")
+        number = isinstance(self.rate, (int, float)) and not isinstance(self.rate, bool)
+        check(
+            self.rate is None or (number and 0.0 < self.rate < 1.0),
+            f"label '{self.name}': rate must be the share of ones, strictly between 0 and 1, got {self.rate!r}",
+        )
+
+    @property
+    def partial(self) -> bool:
+        """Whether some rows may have no outcome."""
+        return self.optional or self.given is not None
 
 
 def table_name(feature) -> str:

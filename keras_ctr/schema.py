@@ -128,8 +128,19 @@ class Schema:
         for key in ("group", "time"):
             value = getattr(self, key)
             check(value is None or (isinstance(value, str) and value), f"schema {key} must be a column name, got {value!r}")
+        self._check_labels()
         self._check_sequences()
         self._resolve_tables()
+
+    def _check_labels(self):
+        by_name = {label.name: label for label in self.labels}
+        for label in self.labels:
+            met = [label.name]
+            while (given := by_name[met[-1]].given) is not None:
+                hint = nearest(given, by_name)
+                check(given in by_name, f"label '{met[-1]}' is given '{given}', which is no label of the schema{hint}")
+                check(given not in met, f"labels {', '.join(map(repr, met))} are given one another in a circle")
+                met.append(given)
 
     def _check_sequences(self):
         by_name = {feature.name: feature for feature in self.features}
@@ -287,7 +298,8 @@ class Schema:
     def select(self, *, features=None, labels=None) -> "Schema":
         """Returns a schema with only the named features and labels (None keeps all).
 
-        Links to features that are left out go with them; a sequence whose table's owner is gone keeps the table's size and vocabulary.
+        Links to features that are left out go with them; a sequence whose table's owner is gone keeps the table's size and vocabulary. A
+        label whose `given` is left out becomes an optional one.
 
         Raises:
             KeyError: If a name is not in the schema, with the nearest one.
@@ -306,7 +318,13 @@ class Schema:
             if name not in self.label_names:
                 raise KeyError(f"no label '{name}' in the schema{nearest(name, self.label_names)}")
         kept_labels = self.labels if labels is None else tuple(item for item in self.labels if item.name in labels)
-        return self.replace(features=tuple(keep), labels=kept_labels)
+        known = [item.name for item in kept_labels]
+        # Its outcome stays unknown in the same rows, whether or not the label that says so is there.
+        kept_labels = [
+            item if item.given is None or item.given in known else dataclasses.replace(item, given=None, optional=True)
+            for item in kept_labels
+        ]
+        return self.replace(features=tuple(keep), labels=tuple(kept_labels))
 
     def without_sequences(self) -> "Schema":
         """Returns the schema with fields and numerics only."""

@@ -182,13 +182,14 @@ def train(data, config, *, model=None, progress=None, description=None):
 
 
 def score(model, dataset, *, progress=None, total=None, description="scoring"):
-    """Returns `({label: (labels, probabilities)}, groups or None)` of a dataset in its order, each `(n,)`."""
-    truth, scores, groups = {}, {}, []
+    """Returns `{label: (labels, probabilities, groups or None)}`, each `(n,)`, of a dataset's rows whose outcome is known, in order."""
+    truth, scores, known, groups = {}, {}, {}, []
     task = progress.add_task(description, total=total, note="rows") if progress is not None else None
     done = 0
-    for x, y in dataset:
+    for x, y, *weights in dataset:
         for label, values in model.predict_on_batch(x).items():
             truth.setdefault(label, []).append(np.asarray(y[label])[:, 0])
+            known.setdefault(label, []).append(np.asarray(weights[0][label])[:, 0] > 0 if weights else np.ones(len(y[label]), bool))
             # Under a strategy each replica scores the whole batch, and Keras joins the equal outcomes.
             scores.setdefault(label, []).append(np.asarray(values)[: len(truth[label][-1]), 0])
         if META_GROUP in x:
@@ -196,8 +197,12 @@ def score(model, dataset, *, progress=None, total=None, description="scoring"):
         done += len(next(iter(truth.values()))[-1])
         if task is not None:
             progress.update(task, completed=done)
-    by_label = {label: (np.concatenate(truth[label]), np.concatenate(scores[label])) for label in scores}
-    return by_label, np.concatenate(groups) if groups else None
+    groups = np.concatenate(groups) if groups else None
+    kept = {label: np.concatenate(masks) for label, masks in known.items()}
+    return {
+        label: (np.concatenate(truth[label])[keep], np.concatenate(scores[label])[keep], None if groups is None else groups[keep])
+        for label, keep in kept.items()
+    }
 
 
 def evaluate(model, data, split, *, batch_size=4096, progress=None):
@@ -205,9 +210,16 @@ def evaluate(model, data, split, *, batch_size=4096, progress=None):
     names = {t.name for t in model.inputs}
     features = [n for n in data.schema.feature_names if n in names]
     dataset = make_dataset(data, split, batch_size=batch_size, features=features)
-    by_label, groups = score(model, dataset, progress=progress, total=data.num_rows(split), description=f"evaluating on {split}")
+    by_label = score(model, dataset, progress=progress, total=data.num_rows(split), description=f"evaluating on {split}")
     rates = data.label_rate("train") if "train" in data.splits else {}
-    return {label: metrics.evaluate(y, p, groups=groups, base_rate=rates.get(label)) for label, (y, p) in by_label.items()}
+    found = {}
+    for label, (y, p, groups) in by_label.items():
+        if not len(y):
+            raise ValueError(
+                f"{data.path}: label '{label}' is unknown in all rows of split '{split}': nothing to compare with"
+            )
+        found[label] = metrics.evaluate(y, p, groups=groups, base_rate=rates.get(label))
+    return found
 
 
 def parameters(model):

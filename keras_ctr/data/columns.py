@@ -163,20 +163,26 @@ def as_floats(array, name: str) -> np.ndarray:
     return values
 
 
-def as_binary(array, name: str, first_row: int = 0) -> np.ndarray:
-    """Returns a label column as float32 zeros and ones.
+def as_binary(array, name: str, first_row: int = 0, *, optional: bool = False) -> np.ndarray:
+    """Returns a label column as float32 zeros and ones; with `optional`, NaN where the value is missing.
 
     Raises:
-        EncodingError: With value and row for anything else, missing values included.
+        EncodingError: With value and row for anything else, and for a missing value of a label that is not optional.
     """
+    if optional and pa.types.is_null(array.type):
+        return np.full(len(array), np.nan, np.float32)
     kind = array.type
     if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise EncodingError(f"label '{name}' has type {kind}, expected 0 and 1")
     values = as_floats(array, name)
+    missing = np.isnan(values)
     bad = (values != 0.0) & (values != 1.0)
+    if optional:
+        bad &= ~missing
     if bad.any():
         at = int(np.argmax(bad))
-        raise EncodingError(f"label '{name}': {array[at].as_py()!r} at {row_name(first_row, at)} is neither 0 nor 1")
+        hint = "; where outcomes may be unknown, declare Label(..., optional=True)" if missing[at] else ""
+        raise EncodingError(f"label '{name}': {array[at].as_py()!r} at {row_name(first_row, at)} is neither 0 nor 1{hint}")
     return values
 
 

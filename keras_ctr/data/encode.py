@@ -33,7 +33,7 @@ class EncodedBatch:
     Attributes:
         features: By feature name: fields (n,) int32 or int64 ids, numerics (n,) float32, sequences (n, max_length) ids padded with 0 after
             the end; and `"meta/group"`, `"meta/time"` (n,) int64 where the schema has them.
-        labels: By label name: (n, 1) float32.
+        labels: By label name: (n, 1) float32 zeros and ones; NaN where the outcome of a partial label (`Label.partial`) is unknown.
     """
 
     features: dict
@@ -187,9 +187,31 @@ class Encoder:
             features[META_GROUP] = as_groups(get_column(batch, self.schema.group), self.schema.group)
         if self.schema.time:
             features[META_TIME] = as_times(get_column(batch, self.schema.time), self.schema.time, row)
-        outcomes = {name: as_binary(get_column(batch, name), name, row)[:, None] for name in (self.schema.label_names if labels else ())}
+        outcomes = self._outcomes(batch, row) if labels else {}
         self.report.num_rows += batch.num_rows
         return EncodedBatch(features, outcomes)
+
+    def _outcomes(self, batch, row) -> dict:
+        """Returns `{label: (n, 1) float32}`, NaN where an outcome is unknown. `row` is as in `columns.row_name`."""
+        labels = self.schema.labels
+        # Where a label's condition fails, a null is as good as a 0: logs hold either.
+        read = {x.name: as_binary(get_column(batch, x.name), x.name, row, optional=x.partial)[:, None] for x in labels}
+        outcomes = {}
+        for label in labels:
+            values, given, by_name = read[label.name], label.given, {x.name: x for x in labels}
+            needed = ~np.isnan(values)
+            while given is not None:
+                holds = read[given] == 1.0
+                values, needed = np.where(holds, values, np.float32(np.nan)), needed | ~holds
+                given = by_name[given].given
+            if not label.optional and not needed.all():
+                at = int(np.argmin(needed))
+                raise EncodingError(
+                    f"label '{label.name}' has no value at {row_name(row, at)}, where '{label.given}' is 1; "
+                    "where outcomes may be unknown, declare Label(..., optional=True)"
+                )
+            outcomes[label.name] = values
+        return outcomes
 
     def _ids(self, feature, values, row) -> np.ndarray:
         """Returns the ids (n,) of raw values; missing and unknown ones are 1. `row` is as in `columns.row_name`."""

@@ -56,10 +56,15 @@ def make_dataset(
     skip_corrupt=False,
     num_parallel_calls=None,
 ) -> tf.data.Dataset:
-    """Returns the batches of one split: `({feature: tensor}, {label: (B, 1) float32})`.
+    """Returns the batches of one split: `({feature: tensor}, {label: (B, 1) float32})`, then weights where labels are partial.
 
     Fields are (B,) ids, float numerics (B,) float32, sequences (B, max_length) ids, oldest first and padded with 0 after the end; ids
     have the schema's `encoded_dtype`. `"meta/group"` and `"meta/time"`, (B,) int64, always come along where the schema names them.
+
+    If one of the labels read is partial (`Label.partial`), a third element `{label: (B, 1) float32}` has the sample weight 1 where a row's
+    outcome is known and 0 where it is not (the label is 0 there, and counts for nothing). Keras divides the weighted loss by all rows of
+    the batch, so a label known in a tenth of the rows enters the total with a tenth of its mean; `loss_weights` or a loss with
+    `reduction="mean_with_sample_weight"` gives it the weight of the others.
 
     The road: shards, interleaved when shuffling -> shuffled records -> batches of serialized records -> `tf.io.parse_example` on whole
     batches (several times faster than row by row) -> prefetch. Without `shuffle` rows come in the order of writing, always. With it,
@@ -151,7 +156,7 @@ def parse_examples(serialized, schema, *, features=None, labels=None):
         labels: Names of the labels to parse; None parses all.
 
     Returns:
-        `({name: tensor}, {label: (B, 1) float32})`, as `make_dataset`.
+        `({name: tensor}, {label: (B, 1) float32})`, and sample weights where a label is partial, as `make_dataset`.
 
     Raises:
         KeyError: If a name is not in the schema, with the nearest one.
@@ -179,6 +184,7 @@ class _Parse:
             else:
                 self._spec[name] = tf.io.FixedLenFeature([], kinds[name])
         self._spec.update({name: tf.io.FixedLenFeature([1], tf.float32) for name in self._labels})
+        self._weighted = any(label.partial for label in schema.labels if label.name in self._labels)
 
     def __call__(self, serialized):
         parsed = tf.io.parse_example(serialized, self._spec)
@@ -188,7 +194,13 @@ class _Parse:
             parsed[name] = tf.ensure_shape(tf.pad(steps, [[0, 0], [0, length - tf.shape(steps)[1]]]), [None, length])
         for name, dtype in self._dtypes.items():
             parsed[name] = tf.cast(parsed[name], dtype)
-        return (parsed, labels) if self._with_labels else parsed
+        if not self._with_labels:
+            return parsed
+        if not self._weighted:
+            return parsed, labels
+        known = {name: tf.math.logical_not(tf.math.is_nan(values)) for name, values in labels.items()}  # (B, 1)
+        outcomes = {name: tf.where(known[name], values, 0.0) for name, values in labels.items()}
+        return parsed, outcomes, {name: tf.cast(mask, tf.float32) for name, mask in known.items()}
 
 
 def _check_arguments(batch_size, shuffle, shard):

@@ -38,8 +38,9 @@ def write_split(folder, split, batches, schema, *, num_shards=None, rows_per_sha
         progress: Callable `(done, total, what)`, called after every batch.
 
     Returns:
-        The split's entry in the manifest: `num_rows`; `label_rate` {label: share of ones}; `one_class` [labels with zeros only or ones
-        only]; `shards` [{`name`, `rows`, `bytes`, `sha256`}].
+        The split's entry in the manifest: `num_rows`; `label_rate` {label: share of ones among the rows whose outcome is known, None
+        without any}; `label_known` {partial label: share of those rows}, where the schema has partial labels; `one_class` [labels with
+        zeros only or ones only]; `shards` [{`name`, `rows`, `bytes`, `sha256`}].
 
     Raises:
         ValueError: If there is no row, a batch does not fit the schema, a label is neither 0 nor 1, or an argument is out of range.
@@ -55,12 +56,14 @@ def write_split(folder, split, batches, schema, *, num_shards=None, rows_per_sha
     split_folder.mkdir(parents=True, exist_ok=True)
     _clear(split_folder)
     writer = _Writer(split_folder, plan)
-    positives = dict.fromkeys(schema.label_names, 0)
+    positives, known = (dict.fromkeys(schema.label_names, 0) for _ in range(2))
     try:
         for batch in batches:
             examples = serialize_examples(batch, schema)
-            for name in positives:
-                positives[name] += _count_positives(split, name, batch.labels[name])
+            for label in schema.labels:
+                ones, zeros = _count_outcomes(split, label, batch.labels[label.name])
+                positives[label.name] += ones
+                known[label.name] += ones + zeros
             writer.write(examples)
             if progress is not None:
                 progress(writer.num_rows, total_rows, f"writing {split}")
@@ -74,13 +77,15 @@ def write_split(folder, split, batches, schema, *, num_shards=None, rows_per_sha
                 split_folder.rmdir()
         raise
     rows = writer.num_rows
-    one_class = [name for name, count in positives.items() if count in (0, rows)]
+    one_class = [name for name, count in positives.items() if count in (0, known[name])]
     for name in one_class:
-        warnings.warn(
-            f"split '{split}': label '{name}' is {1 if positives[name] else 0} in all {rows} rows; AUC is not defined on it", stacklevel=2
-        )
-    rates = {name: count / rows for name, count in positives.items()}
-    return {"num_rows": rows, "label_rate": rates, "one_class": one_class, "shards": shards}
+        what = f"is {1 if positives[name] else 0} in all {known[name]} rows" if known[name] else f"is unknown in all {rows} rows"
+        warnings.warn(f"split '{split}': label '{name}' {what}; AUC is not defined on it", stacklevel=2)
+    rates = {name: count / known[name] if known[name] else None for name, count in positives.items()}
+    entry = {"num_rows": rows, "label_rate": rates, "one_class": one_class, "shards": shards}
+    if partial := [label.name for label in schema.labels if label.partial]:
+        entry["label_known"] = {name: known[name] / rows for name in partial}
+    return entry
 
 
 def sync_folder(folder):
@@ -108,13 +113,17 @@ def _clear(split_folder):
         path.unlink()
 
 
-def _count_positives(split, name, values):
+def _count_outcomes(split, label, values):
+    """Returns how many ones and zeros there are; of a partial label the rest may be NaN."""
     ones = int(np.count_nonzero(values == 1))
     zeros = int(np.count_nonzero(values == 0))
-    if ones + zeros != values.size:
-        odd = values[(values != 0) & (values != 1)].ravel()
-        raise ValueError(f"split '{split}': label '{name}' must be 0 or 1, but {odd.size} of {values.size} rows hold others, e.g. {odd[0]}")
-    return ones
+    unknown = int(np.count_nonzero(np.isnan(values))) if label.partial else 0
+    if ones + zeros + unknown != values.size:
+        odd = values[(values != 0) & (values != 1) & ~(np.isnan(values) & label.partial)].ravel()
+        raise ValueError(
+            f"split '{split}': label '{label.name}' must be 0 or 1, but {odd.size} of {values.size} rows hold others, e.g. {odd[0]}"
+        )
+    return ones, zeros
 
 
 class _ShardPlan:

@@ -22,6 +22,7 @@ from keras_ctr.layers.gate_network import GateNetwork
 from keras_ctr.layers.gate_nu import GateNU
 from keras_ctr.layers.gated_cross import GatedCrossNetwork
 from keras_ctr.layers.gating import LinearCompressedEmbedding, SelfGating
+from keras_ctr.layers.gradient_surgery import GradientSurgery
 from keras_ctr.layers.hashed_crosses import HashedCrosses
 from keras_ctr.layers.history_sum import HistorySum
 from keras_ctr.layers.hstu import HSTUEncoder, HSTULayer
@@ -53,6 +54,7 @@ from keras_ctr.layers.sequence_merge import MergeSequences
 from keras_ctr.layers.sequence_search import HardSearch, LSHSearch, RecentSearch, SoftSearch
 from keras_ctr.layers.squeeze_excitation import SqueezeExcitation
 from keras_ctr.layers.target_attention import TargetAttention
+from keras_ctr.layers.task_towers import TaskTowers
 from keras_ctr.layers.time_series import EventTower, SequenceContext, TimeSeriesLayer
 from keras_ctr.layers.trans_act import TransActEncoder
 from keras_ctr.layers.wukong import FactorizationMachineBlock, LinearCompressionBlock, WukongLayer
@@ -90,6 +92,7 @@ __all__ = [
     "GateNU",
     "GateNetwork",
     "GatedCrossNetwork",
+    "GradientSurgery",
     "HSTUEncoder",
     "HSTULayer",
     "HardSearch",
@@ -145,6 +148,7 @@ __all__ = [
     "SqueezeExcitation",
     "SubspaceCrossing",
     "TargetAttention",
+    "TaskTowers",
     "TimeSeriesLayer",
     "TransActEncoder",
     "TransformerBlock",

@@ -29,6 +29,7 @@ from keras_ctr.models.gate_net import GateNet
 from keras_ctr.models.gdcn import GDCN
 from keras_ctr.models.hstu import HSTU
 from keras_ctr.models.interformer import InterFormer
+from keras_ctr.models.label_outputs import with_offsets, with_uncertainty_weights
 from keras_ctr.models.lhuc import LHUC
 from keras_ctr.models.lr import LR
 from keras_ctr.models.mask_net import MaskNet
@@ -90,4 +91,6 @@ __all__ = [
     "attention_weights",
     "build_inputs",
     "predictions",
+    "with_offsets",
+    "with_uncertainty_weights",
 ]

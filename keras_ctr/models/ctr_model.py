@@ -1,5 +1,7 @@
 """What all model factories share: named inputs, the model class and the named predictions."""
 
+import math
+
 import keras
 
 from keras_ctr.layers.predictions import LabelPrediction
@@ -77,6 +79,11 @@ def logits(x, schema, *, name="logits"):
 def predictions(values, schema, activation="sigmoid"):
     """Returns `{label: (B, 1)}` from `(B, L)` logits: probabilities, or the logits themselves with `activation=None`.
 
-    Each output is a layer named after its label, so metrics and losses are named `click_auc`, `val_click_loss`, ...
+    Each output is a layer named after its label, so metrics and losses are named `click_auc`, `val_click_loss`, ... A label with a `rate`
+    has its log-odds added to the logit.
     """
-    return {label: LabelPrediction(i, activation=activation, name=label)(values) for i, label in enumerate(schema.label_names)}
+    offsets = [0.0 if label.rate is None else math.log(label.rate) - math.log1p(-label.rate) for label in schema.labels]
+    return {
+        label: LabelPrediction(i, activation=activation, offset=offset, name=label)(values)
+        for i, (label, offset) in enumerate(zip(schema.label_names, offsets, strict=True))
+    }
