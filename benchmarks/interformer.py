@@ -17,7 +17,6 @@ freedom, which chance exceeds in one of nine comparisons: "holds" says that the 
 import argparse
 import dataclasses
 import functools
-import json
 import sys
 import tempfile
 import time
@@ -25,6 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import comparison
+from benchmarks.comparison import HIGHER_IS_BETTER, mean_and_deviation, signed, verdict
 from benchmarks.planted import spread
 
 LEARNING_RATE = 2e-3
@@ -100,7 +101,6 @@ CLAIMS = [
 ]
 """`(study, text, metric, [(row, "<" or "~", row)])`: the right side is better, or both are equal."""
 TEXTS = {"auc": "AUC", "gauc": "gAUC", "logloss": "log loss", "ne": "NE"}
-HIGHER_IS_BETTER = ("auc", "gauc")
 
 
 def name_of(settings):
@@ -174,7 +174,7 @@ def run(studies, loader, out, *, seeds=3, jobs=2):
     from benchmarks.selection import select
 
     todo = cases(studies)
-    names = earlier(out) | {case["name"] for case in todo}
+    names = comparison.earlier(out, cases()) | {case["name"] for case in todo}
     note = {
         "cases": [case for case in cases() if case["name"] in names],  # `select` would leave those of the studies at hand
         "studies": {study: {row: name_of(settings) for row, (settings, _) in rows.items()} for study, rows in STUDIES.items()},
@@ -182,31 +182,14 @@ def run(studies, loader, out, *, seeds=3, jobs=2):
     return select(todo, loader, out, grid=[{}], seeds=seeds, jobs=jobs, note=note)
 
 
-def earlier(out):
-    """Returns the names of the cases that a file has results of.
-
-    Raises:
-        ValueError: If a result was made with other settings than its case has now.
-    """
-    document = json.loads(Path(out).read_text()) if Path(out).exists() else {"results": []}
-    now = {case["name"]: case for case in cases()}
-    for result in document["results"]:
-        was, case = {**result["config"], "data": result["data"]}, now.get(result["name"], {})
-        if was != case:
-            different = sorted(key for key in {*was, *case} if was.get(key) != case.get(key))
-            raise ValueError(f"{out}: '{result['name']}' was run with other settings ({', '.join(different)}); give another --out")
-    return {result["name"] for result in document["results"]}
-
-
 def values(document, name, metric="auc", *, label=LABELS[0], split="test"):
-    """Returns `{seed: value}` of a case."""
-    return {r["seed"]: r[split][label][metric] for r in sorted(document["results"], key=lambda r: r["seed"]) if r["name"] == name}
+    """`comparison.values`, of the first label."""
+    return comparison.values(document, name, metric, label=label, split=split)
 
 
 def differences(document, name, other, metric="auc"):
-    """Returns the differences of a case from another one, a seed each that both have."""
-    mine, theirs = values(document, name, metric), values(document, other, metric)
-    return [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
+    """`comparison.differences` of the first label."""
+    return comparison.differences(document, name, other, metric, label=LABELS[0])
 
 
 def tables(document):
@@ -227,29 +210,10 @@ def tables(document):
             found.append(values(document, name, label=LABELS[1]))
             cells = [*(spread(list(v.values())) for v in found), f"{mine[0]['parameters']:,}"]
             against = differences(document, name, full) if name != full else []
-            cells.append(_signed(against) if against else "")
+            cells.append(signed(against) if against else "")
             lines.append(f"| {row} | {' | '.join(cells)} |")
         out[f"interformer_{study}"] = "\n".join(lines) + "\n" if len(lines) > 2 else "not measured\n"
     return out
-
-
-def _signed(found):
-    mean, deviation = _mean_and_deviation(found)
-    return f"{mean:+.4f} ± {deviation:.4f}"
-
-
-def _mean_and_deviation(found):
-    return float(np.mean(found)), float(np.std(found, ddof=1)) if len(found) > 1 else float("nan")
-
-
-def verdict(found, relation="<"):
-    """Returns whether differences (one a seed, positive = better) bear out "<" (better) or "~" (equal)."""
-    if len(found) < 2:
-        return "not decided"
-    mean, deviation = _mean_and_deviation(found)
-    if relation == "~":
-        return "holds" if abs(mean) <= deviation else "does not hold"
-    return "within the spread" if abs(mean) <= deviation else "holds" if mean > 0 else "does not hold"
 
 
 def orderings(document, studies=tuple(STUDIES)):
@@ -264,7 +228,7 @@ def orderings(document, studies=tuple(STUDIES)):
             found = np.multiply(differences(document, *names, metric), 1 if metric in HIGHER_IS_BETTER else -1)
             verdicts.append(verdict(found, relation))
             words = "as good as" if relation == "~" else "better than"
-            gain = f"{_signed(found)}, {len(found)} seeds" if len(found) else "not measured"
+            gain = f"{signed(found)}, {len(found)} seeds" if len(found) else "not measured"
             lines.append(f"  {high} {words} {low}: {verdicts[-1]} ({gain})")
         whole = next((v for v in ("does not hold", "not decided", "within the spread") if v in verdicts), "holds")
         counts = ", ".join(f"{v}: {verdicts.count(v)}" for v in dict.fromkeys(verdicts)) if len(set(verdicts)) > 1 else ""
@@ -301,7 +265,7 @@ ERROR = {"lw": 0.8, "capsize": 2}
 
 def _bars(axis, document, measured, places, colours, width, metric="auc"):
     """Draws one bar a row on an axis that is cut around the values."""
-    points = np.array([_mean_and_deviation(list(values(document, name, metric).values())) for name in measured.values()])
+    points = np.array([mean_and_deviation(list(values(document, name, metric).values())) for name in measured.values()])
     means, deviations = points[:, 0], np.nan_to_num(points[:, 1])
     axis.bar(places, means, width, yerr=deviations, color=colours, error_kw=ERROR)
     low, high = (means - deviations).min(), (means + deviations).max()
@@ -343,7 +307,7 @@ def _draw_aggregation(axis, document, measured):
 
 def _draw_components(axis, document, measured):
     rows = [row for row in reversed(measured) if row != "full"]
-    points = [_mean_and_deviation(differences(document, measured[row], "full")) for row in rows]
+    points = [mean_and_deviation(differences(document, measured[row], "full")) for row in rows]
     colours = [COLOURS["s2n" if row in COMPONENTS else "sole"] for row in rows]
     means, deviations = zip(*points, strict=True)
     axis.barh(rows, means, xerr=np.nan_to_num(deviations), color=colours, height=0.7, error_kw=ERROR)
@@ -356,7 +320,7 @@ def _draw_components(axis, document, measured):
 
 def _draw_layers(axes, document, measured):
     for axis, metric in zip(axes, ("auc", "ne"), strict=True):
-        points = [_mean_and_deviation(list(values(document, name, metric).values())) for name in measured.values()]
+        points = [mean_and_deviation(list(values(document, name, metric).values())) for name in measured.values()]
         means, deviations = zip(*points, strict=True)
         axis.errorbar([int(row) for row in measured], means, np.nan_to_num(deviations), color=COLOURS["s2n"], marker="o", capsize=3)
         axis.set_xticks([int(row) for row in measured])
@@ -380,7 +344,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     studies = list(STUDIES) if "all" in arguments.studies else list(dict.fromkeys(arguments.studies))
-    earlier(arguments.out)  # its errors before the minutes of preparation
+    comparison.earlier(arguments.out, cases())  # its errors before the minutes of preparation
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = arguments.arrays or zoo.prepared(arguments.raw, Path(folder))

@@ -43,6 +43,10 @@ DEFAULTS = {
     "patience": 2,
     "dtype": "float32",
     "momentum": None,  # of every batch normalisation, Dice's too; None = the model's
+    "head": None,  # of `models.with_task_heads`: a layer of `keras_ctr.layers`, as {"layer": name, "arguments": {...}}
+    "start_at_rates": False,  # whether each label starts at its rate in the training split
+    "task_weights": None,  # "uncertainty", or {label: weight of its loss}
+    "positive_weights": {},  # {label: weight of its ones}; what is scored has the logits corrected for it
 }
 
 
@@ -56,6 +60,25 @@ def optimizer_of(config):
         return keras.optimizers.Adam(config["learning_rate"], weight_decay=config["weight_decay"] or None)
     rate = {"learning_rate": config["learning_rate"]} if config["learning_rate"] is not None else {}
     return getattr(optimizers, config["optimizer"])(**rate, **config["optimizer_arguments"])
+
+
+def build(config, schema, rates):
+    """Returns the compiled model of a configuration that has all keys."""
+    if config["start_at_rates"]:
+        schema = schema.replace(labels=tuple(dataclasses.replace(label, rate=rates[label.name]) for label in schema.labels))
+    model = keras_ctr.get_model(config["model"], schema, **config["arguments"])
+    if config["head"]:
+        head = getattr(keras_ctr.layers, config["head"]["layer"])(len(schema.labels), **config["head"].get("arguments", {}))
+        model = keras_ctr.models.with_task_heads(model, schema, head)
+    for layer in model._flatten_layers() if config["momentum"] is not None else ():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = config["momentum"]
+    loss, weights = "binary_crossentropy", config["task_weights"]
+    if weights == "uncertainty":
+        model = keras_ctr.models.with_uncertainty_weights(model)
+        loss, weights = keras_ctr.losses.uncertainty_weighted(model), None
+    model.compile(optimizer_of(config), loss, loss_weights=weights)
+    return model
 
 
 def zero_rows(model):
@@ -93,11 +116,7 @@ def run(config, seed, schema, rates, splits, evaluate=("validation", "test")):
     keras.config.set_dtype_policy(config["dtype"])
     schema = schema.select(features=config["features"], labels=config["labels"])
     schema = schema if config["sequences"] else schema.without_sequences()
-    model = keras_ctr.get_model(config["model"], schema, **config["arguments"])
-    for layer in model._flatten_layers() if config["momentum"] is not None else ():
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = config["momentum"]
-    model.compile(optimizer_of(config), "binary_crossentropy")
+    model = build(config, schema, rates)
     keys = (*schema.feature_names, *model.optional_inputs, META_GROUP)
     data = {s: ({k: x[k] for k in keys if k in x}, {label: y[label] for label in schema.label_names}) for s, (x, y) in splits.items()}
     base_rate = {label: rates[label] for label in schema.label_names}
@@ -108,9 +127,13 @@ def run(config, seed, schema, rates, splits, evaluate=("validation", "test")):
     callbacks.append(clock := StepClock())
     start = time.perf_counter()
     features = {k: v for k, v in data["train"][0].items() if k != META_GROUP}
-    history = model.fit(
-        features, data["train"][1], batch_size=config["batch_size"], epochs=config["epochs"], callbacks=callbacks, verbose=0
-    )
+    options = {"batch_size": config["batch_size"], "epochs": config["epochs"], "callbacks": callbacks, "verbose": 0}
+    positive = config["positive_weights"]
+    if positive:
+        options["sample_weight"] = {label: np.where(y == 1, positive.get(label, 1.0), 1.0) for label, y in data["train"][1].items()}
+    history = model.fit(features, data["train"][1], **options)
+    if positive:
+        model = keras_ctr.models.with_offsets(model, {label: -float(np.log(weight)) for label, weight in positive.items()})
     seconds = time.perf_counter() - start
     out = {"name": config["name"], "seed": seed, "seconds": round(seconds, 2), "epochs": len(history.history["loss"])}
     out["best_epoch"] = int(np.argmax(history.history["val_auc"])) + 1

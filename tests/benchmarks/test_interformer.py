@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import interformer, selection
+from benchmarks import comparison, interformer, selection
 from keras_ctr.schema import Categorical, Label, Schema, Sequence
 
 SCHEMA = Schema(
@@ -145,12 +145,12 @@ def test_tables_compare_seed_by_seed():
 
 
 def test_orderings_say_what_holds():
-    assert interformer.verdict([0.01, 0.012, 0.011]) == "holds"
-    assert interformer.verdict([-0.01, -0.012, -0.011]) == "does not hold"
-    assert interformer.verdict([0.01, -0.012, 0.011]) == "within the spread"
-    assert interformer.verdict([0.01]) == interformer.verdict([], "~") == "not decided"
-    assert interformer.verdict([0.01, -0.012, 0.011], "~") == "holds"
-    assert interformer.verdict([-0.01, -0.012, -0.011], "~") == "does not hold"
+    assert comparison.verdict([0.01, 0.012, 0.011]) == "holds"
+    assert comparison.verdict([-0.01, -0.012, -0.011]) == "does not hold"
+    assert comparison.verdict([0.01, -0.012, 0.011]) == "within the spread"
+    assert comparison.verdict([0.01]) == comparison.verdict([], "~") == "not decided"
+    assert comparison.verdict([0.01, -0.012, 0.011], "~") == "holds"
+    assert comparison.verdict([-0.01, -0.012, -0.011], "~") == "does not hold"
     text = "\n".join(interformer.orderings(document()))
     counts = "(holds: 1, does not hold: 1, within the spread: 1, not decided: 2)"
     assert f"components, each component helps (AUC of is_click): does not hold {counts}" in text
@@ -181,7 +181,7 @@ def test_a_study_keeps_the_cases_of_another_and_refuses_other_settings(tmp_path,
         called.update(options, cases=[c["name"] for c in cases])
 
     monkeypatch.setattr(selection, "select", select)
-    assert interformer.earlier(out) == set()
+    assert comparison.earlier(out, interformer.cases()) == set()
     out.write_text(json.dumps(document()))
     interformer.run(["layers"], None, out, seeds=2, jobs=1)
     assert called["cases"] == ["num_layers=1", "full", "num_layers=3", "num_layers=4"]
