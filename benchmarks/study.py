@@ -77,6 +77,8 @@ def build(config, schema, rates):
     if weights == "uncertainty":
         model = keras_ctr.models.with_uncertainty_weights(model)
         loss, weights = keras_ctr.losses.uncertainty_weighted(model), None
+    elif weights:
+        loss = dict.fromkeys(weights, loss)  # Keras takes one loss for all outputs, but not with a weight each
     model.compile(optimizer_of(config), loss, loss_weights=weights)
     return model
 
@@ -108,9 +110,13 @@ class StepClock(keras.callbacks.Callback):
         return seconds / steps if steps else float("inf")
 
 
-def run(config, seed, schema, rates, splits, evaluate=("validation", "test")):
-    """Trains one configuration with one seed; returns a JSON-ready dict."""
-    config = {**DEFAULTS, **config}
+def train(config, seed, schema, rates, splits):
+    """Trains one configuration, which has all keys, with one seed.
+
+    Returns:
+        `(model, data, history, figures)`: the model with its best weights; `{split: (x, y)}` of what it reads; Keras' history; `{"seconds",
+        "examples_per_second"}`.
+    """
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(config["dtype"])
@@ -131,21 +137,28 @@ def run(config, seed, schema, rates, splits, evaluate=("validation", "test")):
     positive = config["positive_weights"]
     if positive:
         options["sample_weight"] = {label: np.where(y == 1, positive.get(label, 1.0), 1.0) for label, y in data["train"][1].items()}
-    history = model.fit(features, data["train"][1], **options)
+    history = model.fit(features, data["train"][1], **options).history
     if positive:
         model = keras_ctr.models.with_offsets(model, {label: -float(np.log(weight)) for label, weight in positive.items()})
-    seconds = time.perf_counter() - start
-    out = {"name": config["name"], "seed": seed, "seconds": round(seconds, 2), "epochs": len(history.history["loss"])}
-    out["best_epoch"] = int(np.argmax(history.history["val_auc"])) + 1
-    out["val_auc"] = [round(float(v), 5) for v in history.history["val_auc"]]
+    figures = {"seconds": round(time.perf_counter() - start, 2)}
+    figures["examples_per_second"] = round(config["batch_size"] / clock.seconds_per_step(), 1)
+    return model, data, history, figures
+
+
+def run(config, seed, schema, rates, splits, evaluate=("validation", "test")):
+    """Trains one configuration with one seed; returns a JSON-ready dict."""
+    config = {**DEFAULTS, **config}
+    model, data, history, figures = train(config, seed, schema, rates, splits)
+    out = {"name": config["name"], "seed": seed, **figures, "epochs": len(history["loss"])}
+    out["best_epoch"] = int(np.argmax(history["val_auc"])) + 1
+    out["val_auc"] = [round(float(v), 5) for v in history["val_auc"]]
     out["parameters"] = int(model.count_params())
-    out["examples_per_second"] = round(config["batch_size"] / clock.seconds_per_step(), 1)
     out["zero_rows"] = round(zero_rows(model), 5)
     for split in evaluate:
         x, y = data[split]
         predicted = predict(model, x)
         out[split] = {
-            label: metrics.evaluate(y[label], p, groups=x.get(META_GROUP), base_rate=base_rate[label]) for label, p in predicted.items()
+            label: metrics.evaluate(y[label], p, groups=x.get(META_GROUP), base_rate=rates[label]) for label, p in predicted.items()
         }
     if config["prune"]:  # what taking the zero rows out saves, and changes, on the last split
         pruned, tables = prune_zero_rows(model)

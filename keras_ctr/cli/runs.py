@@ -215,9 +215,7 @@ def evaluate(model, data, split, *, batch_size=4096, progress=None):
     found = {}
     for label, (y, p, groups) in by_label.items():
         if not len(y):
-            raise ValueError(
-                f"{data.path}: label '{label}' is unknown in all rows of split '{split}': nothing to compare with"
-            )
+            raise ValueError(f"{data.path}: label '{label}' is unknown in all rows of split '{split}': nothing to compare with")
         found[label] = metrics.evaluate(y, p, groups=groups, base_rate=rates.get(label))
     return found
 
