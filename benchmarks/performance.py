@@ -1,9 +1,9 @@
-"""Writes the tables of docs/{performance,deviations,zoo,sequences}.md and their figures from benchmarks/results/*.json.
+"""Writes the tables of docs/{performance,deviations,zoo,sequences,multi_task}.md and their figures from benchmarks/results/*.json.
 
     python -m benchmarks.performance [--figure]
 
 A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`. `--figure` also draws docs/step_time.png,
-docs/planted.png, docs/planted_sequences.png and docs/interformer_*.png (needs matplotlib).
+docs/planted.png, docs/planted_sequences.png, docs/interformer_*.png and docs/infnet_*.png (needs matplotlib).
 """
 
 import argparse
@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import interformer, planted, planted_sequences, sequences, speed
+from benchmarks import infnet, interformer, planted, planted_sequences, sequences, speed
 from benchmarks.peer_workers import results
 from benchmarks.peer_workers.results import load
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = tuple(ROOT / "docs" / f"{page}.md" for page in ("performance", "deviations", "zoo", "sequences"))
+PAGES = tuple(ROOT / "docs" / f"{page}.md" for page in ("performance", "deviations", "zoo", "sequences", "multi_task"))
 FIGURE = ROOT / "docs" / "step_time.png"
 GAPS = ROOT / "docs" / "planted.png"
 METRICS = ("auc", "gauc", "logloss")
@@ -54,6 +54,23 @@ def study_table(name, label="is_click", split="test"):
     return "\n".join(lines) + "\n"
 
 
+def labels_table(name, rare="is_like", split="validation"):
+    """Returns the markdown table of a `benchmarks.study` result with several labels: AUC of each, and more of the rare one."""
+    document = load(RESULTS / f"{name}.json")
+    if not document:
+        return "not measured\n"
+    labels = list(dict.fromkeys(label for r in document["results"] for label in r[split]))
+    columns = [(label, "auc", f"AUC {label}") for label in labels]
+    columns += [(rare, "gauc", f"gAUC {rare}"), (rare, "ne", f"NE {rare}"), (rare, "calibration", f"predicted / observed {rare}")]
+    lines = [f"| {split}, {len({r['seed'] for r in document['results']})} seeds | {' | '.join(title for *_, title in columns)} |"]
+    lines.append("| --- |" + " --: |" * len(columns))
+    for config in document["configs"]:
+        rows = [r[split] for r in document["results"] if r["name"] == config["name"]]
+        cells = [_spread([row[label][metric] for row in rows]) if rows and label in rows[0] else "" for label, metric, _ in columns]
+        lines.append(f"| {config['name']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _spread(values):
     deviation = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
     return f"{np.mean(values):.4f}{deviation}"
@@ -61,13 +78,17 @@ def _spread(values):
 
 def tables():
     """Returns `{name: markdown}` of all tables."""
-    from benchmarks import layers, sequence_speed, zoo
+    from benchmarks import infnet_cost, layers, multi_task, sequence_speed, zoo
 
     return {
         **planted.tables(load(RESULTS / "planted.json")),
         **planted_sequences.tables(load(RESULTS / "planted_sequences.json")),
         **sequences.tables(load(RESULTS / "sequences.json")),
         **interformer.tables(load(RESULTS / "interformer.json")),
+        **multi_task.tables(load(RESULTS / "multi_task.json")),
+        **infnet.tables(load(RESULTS / "infnet.json")),
+        "infnet_cost": infnet_cost.table(load(RESULTS / "infnet_cost.json")),
+        "rare_labels": labels_table("rare_label_choices"),
         "sequence_speed": sequence_speed.table(load(RESULTS / "sequence_speed.json")),
         "zoo": zoo.table(load(RESULTS / "zoo.json")),
         "speed": speed.tables(load(RESULTS / "speed.json")),
@@ -150,6 +171,12 @@ def main():
             planted_sequences.draw(document, ROOT / "docs" / "planted_sequences.png")
         if document := load(RESULTS / "interformer.json"):
             interformer.draw(document, ROOT / "docs")
+        if document := load(RESULTS / "infnet.json"):
+            infnet.draw(document, ROOT / "docs")
+        if document := load(RESULTS / "infnet_cost.json"):
+            from benchmarks import infnet_cost
+
+            infnet_cost.draw(document, ROOT / "docs" / "infnet_cost.png")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -223,7 +224,9 @@ def evaluate(model, data, split, *, batch_size=4096, progress=None):
 def parameters(model):
     """Returns `(embedding, dense)`: trainable parameters in embedding tables and outside of them."""
     sizes = {v.path: int(np.prod(v.shape)) for v in model.trainable_variables}
-    embedding = sum(size for path, size in sizes.items() if "embedding/" in path and path.rsplit("/", 1)[-1].startswith("table"))
+    embedding = sum(
+        size for path, size in sizes.items() if re.search(r"embedding(_\w+)?/", path) and path.rsplit("/", 1)[-1].startswith("table")
+    )
     return embedding, sum(sizes.values()) - embedding
 
 

@@ -4,6 +4,7 @@ from keras_ctr.layers.adaptive_dense import AdaptiveDense
 from keras_ctr.layers.attention import MultiHeadAttention, RotaryEmbedding
 from keras_ctr.layers.behavior_transformer import BehaviorTransformer, TransformerBlock
 from keras_ctr.layers.bilinear import BilinearInteraction
+from keras_ctr.layers.broadcast_gated_unit import BroadcastGatedUnit, ProxyGatedUnit
 from keras_ctr.layers.co_action import CoAction, OwnEmbedding
 from keras_ctr.layers.compressed_interaction import CompressedInteraction
 from keras_ctr.layers.cross import CrossNetwork
@@ -15,6 +16,8 @@ from keras_ctr.layers.dot_interaction import DotInteraction
 from keras_ctr.layers.dynamic_interaction import DynamicActivationGate, DynamicGeneratedInteraction, DynamicWeightedInteraction
 from keras_ctr.layers.early_aggregation import EarlyAggregation
 from keras_ctr.layers.embedding import FeatureEmbedding
+from keras_ctr.layers.entire_space import EntireSpaceLogits
+from keras_ctr.layers.experts import ExpertGate, MultiGateMixtureOfExperts
 from keras_ctr.layers.factorization_machine import FactorizationMachine
 from keras_ctr.layers.field_matrixed_interaction import FieldMatrixedInteraction
 from keras_ctr.layers.gate_net import FeatureGate, HiddenGate
@@ -26,6 +29,9 @@ from keras_ctr.layers.gradient_surgery import GradientSurgery
 from keras_ctr.layers.hashed_crosses import HashedCrosses
 from keras_ctr.layers.history_sum import HistorySum
 from keras_ctr.layers.hstu import HSTUEncoder, HSTULayer
+from keras_ctr.layers.hub_aggregation import HubAggregation
+from keras_ctr.layers.hub_tokens import BehaviorTokens, HubTokens
+from keras_ctr.layers.infnet import INFNetBlock, INFNetV1Block
 from keras_ctr.layers.interacting_attention import InteractingLayer
 from keras_ctr.layers.interaction_arch import InteractionArch
 from keras_ctr.layers.interest_evolution import AUGRU, InterestEvolution, InterestExtractor, NextEventLoss
@@ -45,6 +51,7 @@ from keras_ctr.layers.positional_attention import EventScore, PositionQuery
 from keras_ctr.layers.poso import POSOMLP, PersonalizedGate
 from keras_ctr.layers.predictions import LabelPrediction
 from keras_ctr.layers.product import InnerProduct, KernelProduct, OuterProduct
+from keras_ctr.layers.progressive_extraction import CustomizedGateControl, ProgressiveLayeredExtraction
 from keras_ctr.layers.recent import RecentTokens
 from keras_ctr.layers.residual_unit import ResidualUnit
 from keras_ctr.layers.select_tokens import SelectTokens
@@ -53,6 +60,7 @@ from keras_ctr.layers.sequence_mask import SequenceMaskNet
 from keras_ctr.layers.sequence_merge import MergeSequences
 from keras_ctr.layers.sequence_search import HardSearch, LSHSearch, RecentSearch, SoftSearch
 from keras_ctr.layers.squeeze_excitation import SqueezeExcitation
+from keras_ctr.layers.stem import STEMLayer
 from keras_ctr.layers.target_attention import TargetAttention
 from keras_ctr.layers.task_towers import TaskTowers
 from keras_ctr.layers.time_series import EventTower, SequenceContext, TimeSeriesLayer
@@ -63,14 +71,17 @@ __all__ = [
     "AUGRU",
     "AdaptiveDense",
     "BehaviorRefiner",
+    "BehaviorTokens",
     "BehaviorTransformer",
     "BilinearInteraction",
+    "BroadcastGatedUnit",
     "CoAction",
     "CompressedInteraction",
     "ConvolutionModule",
     "CrossArch",
     "CrossModule",
     "CrossNetwork",
+    "CustomizedGateControl",
     "DHENLayer",
     "Dice",
     "DotInteraction",
@@ -79,8 +90,10 @@ __all__ = [
     "DynamicGeneratedInteraction",
     "DynamicWeightedInteraction",
     "EarlyAggregation",
+    "EntireSpaceLogits",
     "EventScore",
     "EventTower",
+    "ExpertGate",
     "FactorizationMachine",
     "FactorizationMachineBlock",
     "FeatureEmbedding",
@@ -100,6 +113,10 @@ __all__ = [
     "HiddenGate",
     "HiddenUnitGate",
     "HistorySum",
+    "HubAggregation",
+    "HubTokens",
+    "INFNetBlock",
+    "INFNetV1Block",
     "InnerProduct",
     "InstanceGuidedMask",
     "InteractingLayer",
@@ -119,6 +136,7 @@ __all__ = [
     "MaskedFeatureAttention",
     "MaskedTransformerBlock",
     "MergeSequences",
+    "MultiGateMixtureOfExperts",
     "MultiHeadAttention",
     "MultiInterestExtractor",
     "NextEventLoss",
@@ -132,10 +150,13 @@ __all__ = [
     "PolynomialInteraction",
     "PoolingByMultiheadAttention",
     "PositionQuery",
+    "ProgressiveLayeredExtraction",
+    "ProxyGatedUnit",
     "RecentSearch",
     "RecentTokens",
     "ResidualUnit",
     "RotaryEmbedding",
+    "STEMLayer",
     "SelectAttributes",
     "SelectTokens",
     "SelfAttentionModule",

@@ -19,7 +19,7 @@ class GradientSurgery(keras.Layer):
     ```
 
     Without a conflict (no negative inner product) it is the plain sum. Place it between the last shared layer and towers that take one
-    vector a task (`TaskTowers`, or the argument `gradient_surgery` of `models.with_task_heads`).
+    vector a task (`TaskTowers`), or give it as the `head` of `models.with_task_heads`.
 
     Args:
         num_tasks: L.

@@ -21,6 +21,7 @@ from keras_ctr.models.dmr import DMR
 from keras_ctr.models.dnn import DNN
 from keras_ctr.models.dot import DOT
 from keras_ctr.models.dyn_int import DynInt
+from keras_ctr.models.esmm import ESMM, conversion_rates
 from keras_ctr.models.eta import ETA
 from keras_ctr.models.fi_bi_net import FiBiNET
 from keras_ctr.models.fm import FM
@@ -28,15 +29,22 @@ from keras_ctr.models.fm_fm import FmFM
 from keras_ctr.models.gate_net import GateNet
 from keras_ctr.models.gdcn import GDCN
 from keras_ctr.models.hstu import HSTU
+from keras_ctr.models.infnet import INFNet
 from keras_ctr.models.interformer import InterFormer
 from keras_ctr.models.label_outputs import with_offsets, with_uncertainty_weights
 from keras_ctr.models.lhuc import LHUC
 from keras_ctr.models.lr import LR
 from keras_ctr.models.mask_net import MaskNet
+from keras_ctr.models.mmoe import MMoE
+from keras_ctr.models.omoe import OMoE
+from keras_ctr.models.ple import PLE
 from keras_ctr.models.pnn import PNN
 from keras_ctr.models.poso import POSO
 from keras_ctr.models.pp_net import PPNet
+from keras_ctr.models.shared_bottom import SharedBottom
 from keras_ctr.models.sim import SIM
+from keras_ctr.models.stem import STEM
+from keras_ctr.models.task_heads import with_task_heads
 from keras_ctr.models.tbsm import TBSM
 from keras_ctr.models.trans_act import TransAct
 from keras_ctr.models.wide_deep import WideDeep
@@ -59,15 +67,18 @@ __all__ = [
     "DMR",
     "DNN",
     "DOT",
+    "ESMM",
     "ETA",
     "FM",
     "GDCN",
     "HSTU",
     "LHUC",
     "LR",
+    "PLE",
     "PNN",
     "POSO",
     "SIM",
+    "STEM",
     "TBSM",
     "AdRec",
     "AdRecSequential",
@@ -80,9 +91,13 @@ __all__ = [
     "FiBiNET",
     "FmFM",
     "GateNet",
+    "INFNet",
     "InterFormer",
+    "MMoE",
     "MaskNet",
+    "OMoE",
     "PPNet",
+    "SharedBottom",
     "TransAct",
     "WideDeep",
     "Wukong",
@@ -90,7 +105,9 @@ __all__ = [
     "XDeepInt",
     "attention_weights",
     "build_inputs",
+    "conversion_rates",
     "predictions",
     "with_offsets",
+    "with_task_heads",
     "with_uncertainty_weights",
 ]

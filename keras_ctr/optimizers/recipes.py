@@ -6,7 +6,7 @@ from keras_ctr.optimizers.adagrad import Adagrad
 from keras_ctr.optimizers.adam import LazyAdam
 from keras_ctr.optimizers.ftrl import FTRL, GroupLassoFTRL
 
-TABLES = r"(?:.*/)?(?:embedding/table(?:_\d+)?(?:_part\d+)?|wide/table)"
+TABLES = r"(?:.*/)?(?:embedding(?:_\w+)?/table(?:_\d+)?(?:_part\d+)?|wide/table)"
 """Pattern of the variable paths of `FeatureEmbedding` tables."""
 WIDE = r"(?:.*/)?(?:linear|wide|logits/embedding)/.*"
 """Pattern of the variable paths of linear parts: the layers that factories name `linear` or `wide`, and the table of `LR`."""

@@ -30,6 +30,20 @@ def test_a_study_becomes_a_table_with_means_and_spread(tmp_path, monkeypatch):
     assert performance.study_table("none") == "not measured\n"
 
 
+def test_a_study_of_labels_shows_them_side_by_side(tmp_path, monkeypatch):
+    def result(name, *labels):
+        return {"name": name, "seed": 1, "validation": {x: {"auc": 0.7, "gauc": 0.5, "ne": 0.9, "calibration": 1.1} for x in labels}}
+
+    document = {"configs": [{"name": "both"}, {"name": "alone"}], "results": [result("both", "click", "like"), result("alone", "like")]}
+    (tmp_path / "x.json").write_text(json.dumps(document))
+    monkeypatch.setattr(performance, "RESULTS", tmp_path)
+    lines = performance.labels_table("x", rare="like").splitlines()
+    assert lines[0].startswith("| validation, 1 seeds | AUC click | AUC like | gAUC like |")
+    assert lines[2] == "| both | 0.7000 | 0.7000 | 0.5000 | 0.9000 | 1.1000 |"
+    assert lines[3] == "| alone |  | 0.7000 | 0.5000 | 0.9000 | 1.1000 |"
+    assert performance.labels_table("none") == "not measured\n"
+
+
 def test_the_figure_has_our_median_over_groups():
     cells = [
         {"model": "DCN", "rows": 10, "peer": "keras", "median_ms": 8.0, "ours_median_ms": 2.0},
