@@ -77,7 +77,7 @@ def cases(tasks):
     """Returns all cases of the tasks."""
     from keras_ctr import list_models
 
-    zoo = [m for m in (*list_models(sequential=False), "CAN") if m != "DynInt"]
+    zoo = [m for m in (*list_models(sequential=False, multi_task=False), "CAN") if m != "DynInt"]
     dyn_int = {name: value for name, value in POLYNOMIAL.items() if name != "xDeepInt"}
     out = []
     for task in tasks:

@@ -26,6 +26,7 @@ Who can see the order (`ORDER_AWARE`), by the form that is trained here:
   on candidate and event alone. None of them sees it.
 - SIM, ETA: two such sums, one over the events found (here all of them: 50 are searched for) and one over the newest ten: of a history of
   up to ten events they see no order, of a longer one which events are its newest ten.
+- RankMixer: a sum as DIN's. INFNet: each event carries a learned vector for its place. OneTrans: that too, and causal attention.
 - DIEN: GRUs. BST: a learned vector for each place. HSTU: a bias for each distance, inside the activation, and causal attention.
   InterFormer: rotary positions, and the newest events as tokens of their own.
 - DMIN: causal attention (an event knows those before it) and queries that know the place. DMR: queries that know the place, so each event
@@ -102,6 +103,9 @@ ORDER_AWARE = {
     "AdRecSequential": "positions",
     "TransAct": "newest ten",
     "InterFormer": "positions",
+    "INFNet": "positions",
+    "RankMixer": "no",
+    "OneTrans": "causal, positions",
 }
 """What a model knows of the order of events, and by what; the reasons stand in the docstring of this module."""
 

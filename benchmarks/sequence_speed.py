@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 YARDSTICK = "DNN"
 MODELS = (
     *(YARDSTICK, "InterFormer", "DIN", "BST", "DIEN", "DMIN", "DMR", "TransAct", "HSTU"),
-    *("SIM", "ETA", "CAN", "TBSM", "AdRecSequential"),
+    *("SIM", "ETA", "CAN", "TBSM", "AdRecSequential", "INFNet", "RankMixer", "OneTrans"),
 )
 BATCH_SIZE, LENGTH, DIM = 1024, 100, 64
 LENGTHS = (25, 50, 100, 200)

@@ -3,7 +3,7 @@
     python -m benchmarks.zoo --raw DIR --out benchmarks/results/zoo.json            everything; under two hours on two cores
     python -m benchmarks.zoo --arrays data.npz --out FILE --models LR FM DNN        arrays of `benchmarks.arrays`, some models
 
-CAN, which pairs the candidate with single events of the histories, is in the table too.
+CAN, which pairs the candidate with single events of the histories, and INFNet with its one label are in the table too.
 
 Every model gets the same budget: three trials on the validation day with one seed (learning rates of Adam; xDeepInt and DynInt one of
 these and two of their papers' composite optimizer), then three seeds of the best, scored on the test days. Widths are the same for all
@@ -42,7 +42,7 @@ def cases(names=None):
     from keras_ctr import list_models
     from keras_ctr.registry import model_info
 
-    rows = {name: (name, {}) for name in [*list_models(sequential=False), "CAN"] if name != "DynInt"} | VARIANTS
+    rows = {name: (name, {}) for name in [*list_models(sequential=False, multi_task=False), "CAN", "INFNet"] if name != "DynInt"} | VARIANTS
     out = []
     for name, (model, more) in rows.items():
         known = inspect.signature(model_info(model).factory).parameters

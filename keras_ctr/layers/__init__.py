@@ -43,6 +43,7 @@ from keras_ctr.layers.matching import Item2ItemNetwork, OutputEmbedding, SelectA
 from keras_ctr.layers.mlp import MLP
 from keras_ctr.layers.multi_interest import BehaviorRefiner, MultiInterestExtractor
 from keras_ctr.layers.numeric import NumericTokens
+from keras_ctr.layers.one_trans import EventTokens, OneTransBlock
 from keras_ctr.layers.personalized_ffn import PersonalizedFFN
 from keras_ctr.layers.polynomial import FeatureMapLogits, PolynomialInteraction, SubspaceCrossing
 from keras_ctr.layers.pooling import SequencePooling
@@ -52,6 +53,7 @@ from keras_ctr.layers.poso import POSOMLP, PersonalizedGate
 from keras_ctr.layers.predictions import LabelPrediction
 from keras_ctr.layers.product import InnerProduct, KernelProduct, OuterProduct
 from keras_ctr.layers.progressive_extraction import CustomizedGateControl, ProgressiveLayeredExtraction
+from keras_ctr.layers.rank_mixer import PerTokenFFN, RankMixerBlock, SemanticTokens, TokenMixing
 from keras_ctr.layers.recent import RecentTokens
 from keras_ctr.layers.residual_unit import ResidualUnit
 from keras_ctr.layers.select_tokens import SelectTokens
@@ -92,6 +94,7 @@ __all__ = [
     "EarlyAggregation",
     "EntireSpaceLogits",
     "EventScore",
+    "EventTokens",
     "EventTower",
     "ExpertGate",
     "FactorizationMachine",
@@ -141,10 +144,12 @@ __all__ = [
     "MultiInterestExtractor",
     "NextEventLoss",
     "NumericTokens",
+    "OneTransBlock",
     "OuterProduct",
     "OutputEmbedding",
     "OwnEmbedding",
     "POSOMLP",
+    "PerTokenFFN",
     "PersonalizedFFN",
     "PersonalizedGate",
     "PolynomialInteraction",
@@ -152,6 +157,7 @@ __all__ = [
     "PositionQuery",
     "ProgressiveLayeredExtraction",
     "ProxyGatedUnit",
+    "RankMixerBlock",
     "RecentSearch",
     "RecentTokens",
     "ResidualUnit",
@@ -161,6 +167,7 @@ __all__ = [
     "SelectTokens",
     "SelfAttentionModule",
     "SelfGating",
+    "SemanticTokens",
     "SequenceArch",
     "SequenceContext",
     "SequenceMaskNet",
@@ -171,6 +178,7 @@ __all__ = [
     "TargetAttention",
     "TaskTowers",
     "TimeSeriesLayer",
+    "TokenMixing",
     "TransActEncoder",
     "TransformerBlock",
     "User2ItemNetwork",

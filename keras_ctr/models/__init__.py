@@ -37,10 +37,12 @@ from keras_ctr.models.lr import LR
 from keras_ctr.models.mask_net import MaskNet
 from keras_ctr.models.mmoe import MMoE
 from keras_ctr.models.omoe import OMoE
+from keras_ctr.models.one_trans import OneTrans
 from keras_ctr.models.ple import PLE
 from keras_ctr.models.pnn import PNN
 from keras_ctr.models.poso import POSO
 from keras_ctr.models.pp_net import PPNet
+from keras_ctr.models.rank_mixer import RankMixer
 from keras_ctr.models.shared_bottom import SharedBottom
 from keras_ctr.models.sim import SIM
 from keras_ctr.models.stem import STEM
@@ -96,7 +98,9 @@ __all__ = [
     "MMoE",
     "MaskNet",
     "OMoE",
+    "OneTrans",
     "PPNet",
+    "RankMixer",
     "SharedBottom",
     "TransAct",
     "WideDeep",

@@ -7,8 +7,27 @@ from keras import ops
 
 from keras_ctr.models.ctr_model import CTRModel
 
-MODELS_WITH_ATTENTION = ("AdRec", "AutoInt", "BST", "DIEN", "DIN", "DMIN", "ETA", "InterFormer", "SIM", "TransAct")
-"""Factories whose models have layers that return their attention, with the default arguments and, but for AdRec and AutoInt, sequences."""
+MODELS_WITH_ATTENTION = (
+    "AdRec",
+    "AutoInt",
+    "BST",
+    "DIEN",
+    "DIN",
+    "DMIN",
+    "ETA",
+    "INFNet",
+    "InterFormer",
+    "MMoE",
+    "OMoE",
+    "OneTrans",
+    "PLE",
+    "RankMixer",
+    "SIM",
+    "STEM",
+    "TransAct",
+)
+"""Factories whose models have layers that return their attention, with the default arguments and, but for AdRec, AutoInt, INFNet,
+OneTrans and the mixtures of experts, with sequences."""
 
 
 def attention_weights(model, x):
@@ -20,15 +39,23 @@ def attention_weights(model, x):
     ```
     InterFormer    sequence_l          (B, H, num_cls + T, num_cls + T)    self-attention of the Sequence Arch, CLS tokens first
                    cross_l/pma         (B, H, num_pma, num_cls + T)        the learned queries
+    INFNet         block_l/<hubs>/<tokens>   (B, H, n, N)                  hubs and tokens: categorical, sequence, task; within one kind of
+                                             tokens a row sums to 1; groups of sequences one after the other; of task hubs the first L
+                                             are the tasks; the last block has task hubs alone
     DIN            attention_<group>   (B, T)                              rows sum to 1 with `use_softmax` only
+    RankMixer      attention_<group>   (B, T)                              as DIN's, no softmax
     DIEN           evolution_<group>   (B, T)                              no entry with `evolution="gru"`
     DMIN           interests_<group>   (B, H, T)                           of the sum that makes an interest
     BST            transformer_<group>/block_i   (B, H, T + 1, T + 1)      the candidate last
     TransAct       encoder_<group>/block_i       (B, H, T, T)
     SIM, ETA       long_attention_<group>        (B, H, 1, K), of the K events found, oldest first
                    attention_<group>             (B, T'), of the T' newest
+    OneTrans       block_i/events      (B, H, T', T)                       of the T' newest events, none in the last block
+                   block_i/tokens      (B, H, N, T + N)                    of the other features, the events first
     AdRec          encoder_i           (B, H, F, F)
     AutoInt        (its interacting layers)      (B, H, F, F)
+    MMoE           experts             (B, L, E)                           gates of the tasks; OMoE (B, 1, E), STEM (B, L, L m_s + m_sh)
+    PLE            extraction/cgc_l/tasks        (B, L, m_s + m_sh), and /shared (B, 1, L m_s + m_sh)
     ```
 
     Keys that are padding weigh 0. Where every key is padding, all are 0 (the CLS tokens and the candidate are always there).

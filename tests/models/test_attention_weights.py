@@ -23,7 +23,10 @@ SMALL = {
     "DIN": {"use_softmax": True},
     "DMIN": {"num_heads": H},
     "ETA": {"num_heads": H, "num_selected": 4, "num_recent": 2},
+    "INFNet": {"num_heads": H, "num_layers": 2},
     "InterFormer": {"num_heads": H, "num_layers": 2, "num_cls": 3, "num_pma": 2},
+    "OneTrans": {"num_heads": H, "hidden_dim": 4 * H},
+    "RankMixer": {},
     "SIM": {"num_heads": H, "num_selected": 4, "num_recent": 2},
     "TransAct": {"num_heads": H, "num_layers": 2},
 }
