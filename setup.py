@@ -25,6 +25,8 @@ TEST = [
     "dill>=0.3.8,<1",
     "pandas>=2.1,<4",
     *TFDS,
+    *TUNING,
+    *REPORT,
     *RETRIEVAL,  # its cross and dot layers are oracles
 ]
 
@@ -36,7 +38,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["keras_ctr", "keras_ctr.*"]),
+    packages=find_packages(include=["keras_ctr", "keras_ctr.*", "tuning", "tuning.*"]),
     package_data={"keras_ctr.datasets": ["kuairand_extract/*"]},
     install_requires=[
         "keras>=3.15,<4",

@@ -44,6 +44,13 @@ def test_interformer_kuairand(tmp_path):
 
 
 @pytest.mark.slow
+def test_tune_kuairand(tmp_path):
+    pytest.importorskip("keras_tuner", reason="the example needs the extra tuning")
+    board, best = load("tune_kuairand").main(tmp_path, trials=2, epochs=1)
+    assert len(board["models"]) == 2 and best.best_config.exists()
+
+
+@pytest.mark.slow
 def test_distributed_mirrored():
     # In a process of its own: logical devices must be made before TensorFlow starts.
     path = next(p for p in EXAMPLES if p.stem == "distributed_mirrored")

@@ -1,4 +1,4 @@
-"""The command line: `keras-ctr prepare | train | evaluate | predict | export | list`."""
+"""The command line: `keras-ctr prepare | adapt | train | tune | evaluate | predict | export | list`."""
 
 from keras_ctr.cli.main import main
 

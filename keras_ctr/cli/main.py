@@ -12,6 +12,7 @@ import keras_ctr
 COMMANDS = {
     "prepare": "Turn raw click logs (CSV, Parquet or a known data set) into encoded TFRecords.",
     "train": "Train a model on prepared data, with early stopping on the validation split.",
+    "tune": "Search hyperparameters; compare models at equal budgets.",
     "adapt": "Carry a trained model over to data whose vocabularies have grown (prepare --extend).",
     "evaluate": "AUC, gAUC, log loss, NE and calibration of a trained model on a split.",
     "predict": "Score raw CSV or Parquet rows, or a prepared split, with a trained model.",

@@ -133,7 +133,7 @@ def run_schema(data, config):
     return schema if config.sequences else schema.without_sequences()
 
 
-def train(data, config, *, model=None, progress=None, description=None):
+def train(data, config, *, model=None, progress=None, description=None, read=None):
     """Trains a model with early stopping on the validation split.
 
     Args:
@@ -141,6 +141,7 @@ def train(data, config, *, model=None, progress=None, description=None):
         config: `RunConfig`.
         model: A compiled model that goes on, with its optimizer's state (`load_to_go_on`); None builds one.
         progress, description: Progress bars, and the text before the bar.
+        read: What reads the splits in the place of `make_dataset`, such as a reader that keeps parsed columns for further trainings.
 
     Returns:
         `(model, history, seconds)`: the model with its best weights, `{name: [value per epoch]}`, and the seconds of `fit`.
@@ -151,6 +152,7 @@ def train(data, config, *, model=None, progress=None, description=None):
     for split in ("train", "validation"):
         if split not in data.splits:
             raise ValueError(f"{data.path}: training needs a '{split}' split; there are: {', '.join(data.splits)}")
+    read = make_dataset if read is None else read
     keras.utils.set_random_seed(config.seed)
     schema = run_schema(data, config)
     strategy = strategy_of(config)
@@ -160,13 +162,13 @@ def train(data, config, *, model=None, progress=None, description=None):
     # Only training draws negatives: the model's inputs for them are optional, and evaluation and prediction leave them out.
     optional = getattr(model, "optional_inputs", ())
     negatives = [s.name for s in schema.sequences if negatives_of(s.name) in optional]
-    training = make_dataset(data, "train", shuffle=True, seed=config.seed, cache=True, negatives=negatives, **options)
+    training = read(data, "train", shuffle=True, seed=config.seed, cache=True, negatives=negatives, **options)
     if strategy:
         replicas = strategy.num_replicas_in_sync
         if config.batch_size % replicas:
             raise ValueError(f"batch size {config.batch_size} does not divide among {replicas} devices; choose a multiple")
         training = distribution.equal_batches(training, strategy)
-    validation = make_dataset(data, "validation", cache=True, **{**options, "batch_size": 4 * config.batch_size})
+    validation = read(data, "validation", cache=True, **{**options, "batch_size": 4 * config.batch_size})
     steps = -(-data.num_rows("train") // config.batch_size)
     base_rate = {label: data.label_rate("train")[label] for label in schema.label_names}
     mode = "min" if config.monitor.endswith(("loss", "ne", "ece")) else "max"
