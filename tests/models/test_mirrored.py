@@ -22,6 +22,7 @@ NO_STATISTICS = {
     "DIEN": {"attention_activation": "sigmoid", "hidden_activation": "relu"},
     "DMIN": {"attention_activation": "sigmoid", "hidden_activation": "relu"},
     "ETA": {"attention_activation": "sigmoid", "hidden_activation": "relu"},
+    "RankMixer": {"attention_activation": "sigmoid"},
     "SIM": {"attention_activation": "sigmoid", "hidden_activation": "relu"},
 }
 """Without Dice and batch normalisation, too."""
