@@ -14,6 +14,7 @@ REPORT = ["matplotlib>=3.8,<4", "scikit-learn>=1.5,<2"]
 # tensorflow-datasets 4.9.10 imports importlib_resources without asking for it.
 TFDS = ["tensorflow-datasets>=4.9.10,<5", "importlib_resources>=6,<8"]
 SERVING = ["tensorflow-serving-api>=2.19,<3"]
+ONNX = ["tf2onnx>=1.17,<2", "onnx>=1.17,<2", "onnxruntime>=1.20,<2"]
 RETRIEVAL = ["tensorflow-recommenders>=0.7.7,<1", "tf-keras>=2.19,<3"]
 TEST = [
     "pytest>=8,<10",
@@ -27,6 +28,7 @@ TEST = [
     *TFDS,
     *TUNING,
     *REPORT,
+    *SERVING,
     *RETRIEVAL,  # its cross and dot layers are oracles
 ]
 
@@ -53,6 +55,7 @@ setup(
         "tuning": TUNING,
         "retrieval": RETRIEVAL,
         "serving": SERVING,
+        "onnx": ONNX,
         "report": REPORT,
         "demo": [*DATA, "scikit-learn>=1.5,<2"],
         "test": [*DATA, *TEST],

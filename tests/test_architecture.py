@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "models": {"schema", "backend", "layers", "models", "registry"},
     "data": {"schema", "features", "data"},
     "datasets": {"schema", "data", "datasets"},
-    "serving": {"schema", "data", "serving"},
+    "serving": {"schema", "data", "serving", "layers", "models", "metrics"},
 }
 MAY_IMPORT_TENSORFLOW = {"data", "datasets", "serving", "optimizers", "distribution", "cli", "backend"}
 NOBODY_IMPORTS = {"jax", "torch"}

@@ -60,3 +60,28 @@ def test_distributed_mirrored():
     result = ast.literal_eval(done.stdout.splitlines()[-1])
     assert result["replicas"] == 2 and result["apart"] == 0
     assert 0.5 + 0.6 * (result["best"] - 0.5) < result["auc"] <= result["best"] + 0.02
+
+
+@pytest.mark.slow
+def test_retrieve_then_rank(tmp_path):
+    # In a process of its own: the legacy Keras that tensorflow-recommenders needs is chosen when TensorFlow is first imported.
+    pytest.importorskip("tf_keras", reason="tf-keras is not installed (extra `retrieval`)")
+    path = next(p for p in EXAMPLES if p.stem == "retrieve_then_rank")
+    code = (
+        f"import runpy; found, python, price = runpy.run_path({str(path)!r})['main']({str(tmp_path)!r})\n"
+        "import numpy as np; users, p = np.arange(2, 102)[:, None], found['click']\n"
+        "print([float(np.mean(found['item'] % 7 == users % 7)), float(np.abs(p - python['click'].numpy()).max()), "
+        "bool((np.diff(p) <= 0).all()), float(price[found['item'][:, :5]].mean() - price[found['item'][:, -5:]].mean())])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    kind, difference, ordered, dearer = ast.literal_eval(done.stdout.splitlines()[-1])
+    assert kind > 3 / 7 and ordered and dearer < 0 and difference < 1e-6  # three times as many as among all items
+    assert (tmp_path / "1" / "saved_model.pb").exists()
+
+
+@pytest.mark.slow
+def test_distill_interformer():
+    found = load("distill_interformer").main(num_rows=5_000, epochs=2, seeds=(1,))
+    assert set(found) == {"teacher", "student alone", "distilled"} and all(0.5 < auc < 1.0 for (auc,) in found.values())
+    assert found["distilled"] != found["student alone"]  # the teacher has been heard

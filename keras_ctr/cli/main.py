@@ -16,7 +16,9 @@ COMMANDS = {
     "adapt": "Carry a trained model over to data whose vocabularies have grown (prepare --extend).",
     "evaluate": "AUC, gAUC, log loss, NE and calibration of a trained model on a split.",
     "predict": "Score raw CSV or Parquet rows, or a prepared split, with a trained model.",
-    "export": "Write a SavedModel that scores raw features (TensorFlow Serving, C API).",
+    "calibrate": "Fit a calibration on the validation split and write the run with calibrated probabilities.",
+    "export": "Write a serving bundle: a SavedModel of raw features, ranking requests, warm-up, model card.",
+    "score": "Score raw CSV or Parquet rows with an exported SavedModel alone.",
     "list": "List the models, their papers and their arguments.",
 }
 

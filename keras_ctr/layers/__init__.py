@@ -5,6 +5,7 @@ from keras_ctr.layers.attention import MultiHeadAttention, RotaryEmbedding
 from keras_ctr.layers.behavior_transformer import BehaviorTransformer, TransformerBlock
 from keras_ctr.layers.bilinear import BilinearInteraction
 from keras_ctr.layers.broadcast_gated_unit import BroadcastGatedUnit, ProxyGatedUnit
+from keras_ctr.layers.calibration import PiecewiseLinear, PlattScaling
 from keras_ctr.layers.co_action import CoAction, OwnEmbedding
 from keras_ctr.layers.compressed_interaction import CompressedInteraction
 from keras_ctr.layers.cross import CrossNetwork
@@ -152,6 +153,8 @@ __all__ = [
     "PerTokenFFN",
     "PersonalizedFFN",
     "PersonalizedGate",
+    "PiecewiseLinear",
+    "PlattScaling",
     "PolynomialInteraction",
     "PoolingByMultiheadAttention",
     "PositionQuery",

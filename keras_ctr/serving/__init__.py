@@ -3,10 +3,21 @@
 import importlib
 
 _EXPORTS = {
+    "export_bundle": "bundle",
     "export_model": "export",
+    "replay_warmup": "warmup",
     "SIGNATURES": "export",
     "RawPreprocessing": "preprocessing",
     "SavedModelRunner": "runner",
+    "RestClient": "client",
+    "GrpcClient": "client",
+    "ServingError": "client",
+    "calibrated": "calibration",
+    "calibration_report": "calibration",
+    "fit_isotonic": "calibration",
+    "fit_offset": "calibration",
+    "fit_platt": "calibration",
+    "negative_sampling": "calibration",
 }
 
 __all__ = sorted(_EXPORTS)

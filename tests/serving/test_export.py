@@ -18,6 +18,8 @@ from keras_ctr.schema import META_GROUP
 from keras_ctr.serving import SIGNATURES, SavedModelRunner, export_model, runner
 
 ROWS = 10_007
+CANDIDATE = ("item", "price", "age")
+"""Features of the candidate: the target of one of two sequences of the group `clicks`, a number and a binned one."""
 
 
 def raw_schema():
@@ -123,7 +125,7 @@ def test_ids_in_the_graph_are_the_ids_offline(fitted):
 def test_savedmodel_equals_predict(name, fitted, tmp_path):
     table, schema, vocabularies = fitted
     model = randomised(name, schema)
-    path = export_model(model, schema, vocabularies, tmp_path / "served" / "1")
+    path = export_model(model, schema, vocabularies, tmp_path / "served" / "1", candidate_features=CANDIDATE)
     assert [p.name for p in (tmp_path / "served").iterdir()] == ["1"]
     part = table.slice(0, 256)
     encoded = Encoder(schema, vocabularies).encode(part.combine_chunks().to_batches()[0]).features
@@ -133,10 +135,32 @@ def test_savedmodel_equals_predict(name, fitted, tmp_path):
         raw = saved.run("serving_default", served(part, schema))["click"]
         ids = saved.run("encoded", {k: encoded[k] for k in schema.feature_names})["click"]
         examples = saved.run("serve_examples", {"examples": [example(row, schema) for row in part.to_pylist()]})["click"]
+        request = served(part, schema)
+        rows, once = one_user(request, schema, user=longest(part))
+        shared, ranked = saved.run("serving_default", rows)["click"], saved.run("rank", once)["click"]
     np.testing.assert_allclose(raw, expected, atol=1e-6)
     np.testing.assert_allclose(ids, expected, atol=1e-6)
     np.testing.assert_allclose(examples, expected, atol=1e-6)
     assert np.ptp(expected) > 1e-4
+    # One user and 256 candidates: the same as 256 whole rows, and not the same as any other user's.
+    assert ranked.shape == (256, 1)
+    np.testing.assert_allclose(ranked, shared, atol=1e-6)
+    assert np.ptp(shared) > 1e-5 and np.max(np.abs(shared - expected)) > 1e-5
+
+
+def longest(table):
+    """The row with the most clicks."""
+    return int(np.argmax([len(row) for row in table["items"].to_pylist()]))
+
+
+def one_user(request, schema, user, candidates=CANDIDATE):
+    """Rows that all have the user's features of one row, and the same as a ranking request."""
+    rows, once = dict(request), dict(request)
+    for name, values in request.items():
+        if name not in candidates:
+            once[name] = values[user : user + 1]
+            rows[name] = [values[user]] * len(values) if isinstance(values, list) else np.repeat(once[name], len(values), axis=0)
+    return rows, once
 
 
 def example(row, schema):
