@@ -97,6 +97,7 @@ def test_train_writes_a_whole_run(trained, prepared):
     assert metrics["validation"]["click"]["auc"] > 0.6
 
 
+@pytest.mark.slow
 def test_a_config_file_repeats_a_run_exactly(trained, prepared, capsys):
     config = json.loads((trained / "config.json").read_text())
     for key in ("data", "keras_ctr"):

@@ -48,6 +48,7 @@ def test_a_dense_table_is_left_alone():
     assert {v.path for v in pruned.trainable_variables} == {v.path for v in model.trainable_variables}
 
 
+@pytest.mark.slow
 def test_after_training_with_a_group_lasso():
     schema, _ = full_schema(), None
     x, y = random_rows(schema, 64)

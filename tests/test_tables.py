@@ -301,6 +301,7 @@ def test_a_state_that_starts_at_the_weights_starts_at_the_transferred_ones():
     np.testing.assert_array_equal(slot[row], embedding(old).rows("item")[1])
 
 
+@pytest.mark.slow
 def test_weights_only_where_there_is_no_state():
     old, new = build("old", optimizer=OPTIMIZERS["adam"]), build("new", optimizer=OPTIMIZERS["adam"])
     new.optimizer.build(new.trainable_variables)
@@ -335,6 +336,7 @@ def test_layers_without_names_of_their_own_belong_together_in_order():
     assert len(kernels[0]) == 3 and all(np.array_equal(a, b) and a.any() for a, b in zip(*kernels, strict=True))
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_models_are_transferred(tmp_path):
     old = build("old", optimizer=OPTIMIZERS["lazy_adam"])
     train(old, "old", 2)

@@ -40,6 +40,7 @@ def test_all_forms_of_a_case_are_one_function(name):
     assert next(iter(functions)) == OURS and (len(functions) > 1 or name.startswith("core_"))
 
 
+@pytest.mark.slow
 def test_forms_under_xla_are_the_same_function():
     functions, differences, failures = compare(benchmark.CASES["din_attention"], jit=True)
     assert not failures and list(functions) == [OURS, "concatenation", f"{OURS}, XLA", "concatenation, XLA"]
@@ -61,6 +62,7 @@ def scaled_case(factor, weights=1.0):
     return Case("scaled", build, {})
 
 
+@pytest.mark.slow
 def test_a_form_that_is_another_function_is_refused():
     def run(*factors):
         return measure.measure(scaled_case(*factors), batch_size=3, threads=1, **TIMES)
@@ -236,6 +238,7 @@ def test_memory_of_a_process_that_fails_is_an_error(tmp_path, monkeypatch):
     assert measure.in_a_process({"case": "cin"}, threads=1) == {"memory_error": "status 3: last words"}
 
 
+@pytest.mark.slow
 def test_precision_of_a_small_model_and_the_policy_after_it():
     cell = whole_models.precision("DeepFM", batch_size=13, threads=1, rows=211, pool=2, **TIMES)
     assert set(cell["forms"]) == set(cell["losses"]) == set(whole_models.POLICIES)

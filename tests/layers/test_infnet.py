@@ -65,6 +65,7 @@ def test_aggregation_is_that_of_the_equation(heads, fusion, residual):
 
 
 @pytest.mark.parametrize("fusion", HubAggregation.FUSIONS)
+@pytest.mark.slow
 def test_contract_of_aggregation(fusion):
     check_layer(HubAggregation(3, fusion=fusion), H, TOKENS, low_precision_tolerance=0.1)
     hubs, events = {"task": H["task"]}, {"sequence": TOKENS["sequence"]}
@@ -267,6 +268,7 @@ def test_without_one_of_the_two_phases(kind):
 
 
 @pytest.mark.parametrize("kind", [INFNetBlock, INFNetV1Block])
+@pytest.mark.slow
 def test_contract_of_blocks(kind):
     # In a single block the new hubs are an output too, so everything has a gradient.
     check_layer(kind(3, hidden_units=(U,)), H, TOKENS, low_precision_tolerance=0.15)

@@ -131,6 +131,7 @@ def test_auxiliary_loss_of_the_refiner():
 
 
 @pytest.mark.parametrize("activation, causal", [("dice", True), ("sigmoid", False)])
+@pytest.mark.slow
 def test_contract_of_the_extractor(activation, causal):
     layer = MultiInterestExtractor(
         H, causal=causal, attention_units=(5, 13), attention_activation=activation, max_positions=17, dropout=0.2

@@ -61,6 +61,7 @@ def test_ple_against_the_equation(specific, shared, num_layers):
 
 
 @pytest.mark.parametrize("specific, shared, shared_output", CASES[:5])
+@pytest.mark.slow
 def test_contract_of_cgc(specific, shared, shared_output):
     check_layer(cgc_of(specific, shared, shared_output=shared_output), (B, L + bool(shared), N))
 
@@ -73,6 +74,7 @@ def test_contract_of_cgc_on_one_vector():
     "arguments",
     [{}, {"num_layers": 1}, {"specific": 0}, {"specific": 2, "shared": 0}, {"expert_units": ((13, 4), (3,)), "gate_units": GATE}],
 )
+@pytest.mark.slow
 def test_contract_of_ple(arguments):
     check_layer(ple_of(**arguments), (B, N))
 

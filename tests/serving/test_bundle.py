@@ -15,6 +15,8 @@ from keras_ctr.serving import SIGNATURES, SavedModelRunner, bundle, export_bundl
 from keras_ctr.serving.runner import read_signatures
 from tests.serving.test_export import CANDIDATE, example, raw_schema, raw_table
 
+pytestmark = pytest.mark.slow
+
 FORBIDDEN_OPS = {
     "PyFunc",
     "PyFuncStateless",

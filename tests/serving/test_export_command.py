@@ -14,6 +14,8 @@ from keras_ctr.serving import SavedModelRunner, warmup
 from tests.serving.test_bundle import randomised
 from tests.serving.test_export import raw_schema, raw_table
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -93,6 +93,7 @@ def test_ids_in_the_graph_are_the_ids_offline(fitted, tmp_path):
     assert {0, 1} < set(offline["items"].ravel().tolist()) and {0, 1} < set(offline["cities"].ravel().tolist())
 
 
+@pytest.mark.slow
 def test_savedmodel_equals_predict(fitted, tmp_path):
     table, schema, vocabularies = fitted
     model = keras_ctr.models.DNN(schema, embedding_dim=3, hidden_units=(5,))

@@ -13,6 +13,8 @@ from keras_ctr.serving import SavedModelRunner, export_model
 from tests.serving.test_bundle import randomised
 from tests.serving.test_export import CANDIDATE, example, raw_schema, raw_table, served
 
+pytestmark = pytest.mark.slow
+
 ROWS = 3
 USUAL = 1e6
 """Numbers of this size and below give finite scores."""
