@@ -173,6 +173,7 @@ def test_predict_raw_rows_of_a_model_without_sequences(log, prepared, capsys):
     assert result["input"]["uid"]["values"] == 1500
 
 
+@pytest.mark.slow
 def test_export_scores_raw_features(trained, prepared, capsys):
     from keras_ctr.serving import SavedModelRunner
 

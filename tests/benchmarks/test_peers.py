@@ -334,6 +334,7 @@ def test_our_model_and_the_plain_keras_model_have_the_same_weights(name):
 
 
 @pytest.mark.parametrize("worker", [ours, keras_worker])
+@pytest.mark.slow
 def test_a_worker_trains(worker, monkeypatch):
     # Threads can be set before TensorFlow's first operation only.
     monkeypatch.setattr(ours.keras_steps, "start", lambda config: keras.utils.set_random_seed(config["seed"]))

@@ -37,11 +37,13 @@ def test_against_the_equation(gate_units, shared_gate):
 
 
 @pytest.mark.parametrize("arguments", [{}, {"gate_units": GATE}, {"shared_gate": True}, {"num_experts": 1}, {"activation": Dice()}])
+@pytest.mark.slow
 def test_contract(arguments):
     check_layer(layer_of(**arguments), (B, N))
 
 
 @pytest.mark.parametrize("units", [(), GATE])
+@pytest.mark.slow
 def test_contract_of_the_gate(units):
     check_layer(ExpertGate(E, units), (B, N), output_dtype="float32")
 

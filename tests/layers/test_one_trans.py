@@ -228,6 +228,7 @@ def test_kept():
 
 
 @pytest.mark.parametrize("keep", KEEPS)
+@pytest.mark.slow
 def test_contract(keep):
     kinds = ["sequence", "sequence", "pool"] if keep == 1 else [None, None, "pool"] if keep else ["pool"]
     sizes = {"call_kwargs": {"mask": mask()}, "sequence": (1,), "mask_output": kinds}
@@ -309,6 +310,7 @@ def test_positions_do_not_see_padding():
         np.testing.assert_allclose(valid(padded(events, side), padded(mask(), side)), valid(events, mask()), **CLOSE)
 
 
+@pytest.mark.slow
 def test_contract_of_events_as_tokens():
     sequences, masks = groups()
     check_layer(EventTokens(D, num_positions=5), sequences, masks)

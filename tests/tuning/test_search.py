@@ -319,6 +319,7 @@ def planted(count, noise=0.02):
     return found
 
 
+@pytest.mark.slow
 def test_importance_finds_what_was_planted():
     result = importance(planted(60))
     means = {name: value["mean"] for name, value in result["importance"].items()}
