@@ -27,7 +27,13 @@ def mean_and_deviation(found):
 def signed(found):
     """Returns differences as text, `+0.0012 ± 0.0004`."""
     mean, deviation = mean_and_deviation(found)
-    return f"{mean:+.4f} ± {deviation:.4f}"
+    return f"{mean:+.4f}" + ("" if np.isnan(deviation) else f" ± {deviation:.4f}")
+
+
+def text(found):
+    """Returns values as text, `0.7467 ± 0.0003`; a single one without a deviation."""
+    mean, deviation = mean_and_deviation(found)
+    return f"{mean:.4f}" + ("" if np.isnan(deviation) else f" ± {deviation:.4f}")
 
 
 def verdict(found, relation="<"):

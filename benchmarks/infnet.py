@@ -98,7 +98,7 @@ def tables(document):
                 continue
             found = [[r["test"][label]["auc"] for r in mine] for label in LABELS]
             found.append([np.mean([r["validation"][label]["auc"] for label in LABELS]) for r in mine])
-            cells = ["{:.4f} ± {:.4f}".format(*zoo.spread(v)) for v in found] + [f"{mine[0]['parameters']:,}"]
+            cells = [comparison.text(v) for v in found] + [f"{mine[0]['parameters']:,}"]
             cells.append(f"{np.median([r['examples_per_second'] for r in mine]):,.0f}")
             against = _against_full(document, name)
             cells.append(signed(against) if against else "")
