@@ -12,7 +12,6 @@ validation day (`benchmarks/rare_label_choices.json`). Training is one epoch, as
 
 import argparse
 import functools
-import inspect
 import json
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import zoo
+from benchmarks import sequences, zoo
 
 LABELS = ["is_click", "is_like", "long_view"]
 METRICS = ("auc", "gauc", "ne", "calibration")
@@ -46,30 +45,14 @@ VARIANTS = {
 def cases(names=None):
     """Returns the cases of `benchmarks.selection`."""
     from keras_ctr import list_models
-    from keras_ctr.registry import model_info
 
     rows = {name: (name, {}, None) for name in [*SHARED_BOTTOM, *list_models(multi_task=True)]} | VARIANTS
     out = []
     for name, (model, more, head) in rows.items():
-        known = inspect.signature(model_info(model).factory).parameters
-        shared = {k: v for k, v in SHARED.items() if k in known and not (model == "AutoInt" and k == "hidden_units")}
-        if model == "HSTU":
-            shared["max_length"] = 51  # the longest history and the candidate
-        case = {"name": name, "data": "KuaiRand", "model": model, "arguments": {**shared, **more}, **TRAINING}
+        arguments = {**sequences.shared_arguments(model, SHARED), **more}
+        case = {"name": name, "data": "KuaiRand", "model": model, "arguments": arguments, **TRAINING}
         out.append(json.loads(json.dumps(case if head is None else {**case, "head": head})))
     return [c for c in out if names is None or c["name"] in names]
-
-
-def rows(document):
-    """Returns `[(name, {(label, metric): (mean, deviation)}, validation AUC, result)]`, best mean validation AUC first."""
-    out = []
-    for case in document.get("cases", ()):
-        mine = [r for r in document["results"] if r["name"] == case["name"]]
-        if mine:
-            values = {(label, m): zoo.spread([r["test"][label][m] for r in mine]) for label in LABELS for m in METRICS}
-            validation = zoo.spread([np.mean([r["validation"][label]["auc"] for label in LABELS]) for r in mine])
-            out.append((case["name"], values, validation, mine))
-    return sorted(out, key=lambda row: -row[2][0])
 
 
 def tables(document):
@@ -77,7 +60,7 @@ def tables(document):
     names = ["multi_task", *(f"multi_task_{label}" for label in LABELS)]
     if not document:
         return dict.fromkeys(names, "not measured\n")
-    found = rows(document)
+    found = sequences.rows(document, LABELS, METRICS)
     titles = [*(f"AUC {label}" for label in LABELS), "validation AUC, mean", "parameters", "examples/s", "learning rate"]
     lines = [f"| model | {' | '.join(titles)} |", "| --- |" + " --: |" * len(titles)]
     for name, values, validation, mine in found:

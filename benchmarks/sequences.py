@@ -56,22 +56,28 @@ def variants():
     }
 
 
+def shared_arguments(model, shared):
+    """Returns those of the arguments `shared` that a factory takes; AutoInt without hidden units is the model of that name."""
+    from keras_ctr.registry import model_info
+
+    known = inspect.signature(model_info(model).factory).parameters
+    out = {k: v for k, v in shared.items() if k in known and not (model == "AutoInt" and k == "hidden_units")}
+    if model == "HSTU":
+        out["max_length"] = 51  # the longest history and the candidate
+    return out
+
+
 def cases(names=None):
     """Returns the cases of `benchmarks.selection`."""
     from keras_ctr import list_models
-    from keras_ctr.registry import model_info
 
     rows = {name: (name, {}, False) for name in [*POOLED, *list_models(sequential=True)]} | variants()
     if names is None:
         names = [name for name, (*_, timed) in rows.items() if not timed]
     out = []
     for name, (model, more, timed) in rows.items():
-        known = inspect.signature(model_info(model).factory).parameters
-        shared = {k: v for k, v in SHARED.items() if k in known and not (model == "AutoInt" and k == "hidden_units")}
-        if model == "HSTU":
-            shared["max_length"] = 51  # the longest history and the candidate
         case = {"name": name, "data": "gaps" if timed else "plain", "model": model}
-        case |= {"arguments": json.loads(json.dumps({**shared, **more})), **TRAINING}
+        case |= {"arguments": json.loads(json.dumps({**shared_arguments(model, SHARED), **more})), **TRAINING}
         if model in TOWERS:
             case |= {"features": [*TOWER_FIELDS, *SEQUENCES]}
         if name in SLOW_LEARNERS:
@@ -98,16 +104,14 @@ def load(path, data, seed):
     return schema, rates, {**splits, "train": ({**x, **negative_events(x, schema, None, seed=seed)}, y)}
 
 
-def rows(document):
+def rows(document, labels=LABELS, metrics=("auc", "gauc", "logloss", "ne")):
     """Returns `[(name, {(label, metric): (mean, deviation)}, validation AUC, result)]`, best mean validation AUC first."""
     out = []
     for case in document.get("cases", ()):
         mine = [r for r in document["results"] if r["name"] == case["name"]]
         if mine:
-            values = {
-                (label, m): zoo.spread([r["test"][label][m] for r in mine]) for label in LABELS for m in ("auc", "gauc", "logloss", "ne")
-            }
-            validation = zoo.spread([np.mean([r["validation"][label]["auc"] for label in LABELS]) for r in mine])
+            values = {(label, m): zoo.spread([r["test"][label][m] for r in mine]) for label in labels for m in metrics}
+            validation = zoo.spread([np.mean([r["validation"][label]["auc"] for label in labels]) for r in mine])
             out.append((case["name"], values, validation, mine))
     return sorted(out, key=lambda row: -row[2][0])
 

@@ -67,5 +67,6 @@ def _with_outputs(model, change):
             raise ValueError(f"model '{model.name}': the output '{label}' is a {type(layer).__name__}, expected a LabelPrediction")
         again = LabelPrediction.from_config(change(label, layer.get_config()))
         outputs[label] = again(layer.input)
-        again.set_weights(layer.get_weights()[: len(again.weights)] or again.get_weights())
+        if layer.uncertainty:
+            again.set_weights(layer.get_weights())
     return CTRModel(model.input, outputs, name=model.name)
