@@ -1,9 +1,9 @@
-"""Writes the tables of docs/{performance,deviations,zoo,sequences,multi_task}.md and their figures from benchmarks/results/*.json.
+"""Writes the tables of docs/{performance,deviations,zoo,sequences,multi_task,tuning}.md and their figures from benchmarks/results/*.json.
 
     python -m benchmarks.performance [--figure]
 
 A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`. `--figure` also draws docs/step_time.png,
-docs/planted.png, docs/planted_sequences.png, docs/interformer_*.png and docs/infnet_*.png (needs matplotlib).
+docs/planted.png, docs/planted_sequences.png, docs/interformer_*.png, docs/infnet_*.png and docs/dynint_sweeps.png (needs matplotlib).
 """
 
 import argparse
@@ -18,7 +18,7 @@ from benchmarks.peer_workers.results import load
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = tuple(ROOT / "docs" / f"{page}.md" for page in ("performance", "deviations", "zoo", "sequences", "multi_task"))
+PAGES = tuple(ROOT / "docs" / f"{page}.md" for page in ("performance", "deviations", "zoo", "sequences", "multi_task", "tuning"))
 FIGURE = ROOT / "docs" / "step_time.png"
 GAPS = ROOT / "docs" / "planted.png"
 METRICS = ("auc", "gauc", "logloss")
@@ -78,7 +78,7 @@ def _spread(values):
 
 def tables():
     """Returns `{name: markdown}` of all tables."""
-    from benchmarks import infnet_cost, layers, multi_task, sequence_speed, zoo
+    from benchmarks import dynint_sweeps, infnet_cost, layers, multi_task, sequence_speed, tuning_comparison, zoo
 
     return {
         **planted.tables(load(RESULTS / "planted.json")),
@@ -87,6 +87,8 @@ def tables():
         **interformer.tables(load(RESULTS / "interformer.json")),
         **multi_task.tables(load(RESULTS / "multi_task.json")),
         **infnet.tables(load(RESULTS / "infnet.json")),
+        **dynint_sweeps.tables(load(RESULTS / "dynint_sweeps.json")),
+        **tuning_comparison.tables(load(RESULTS / "tuning_comparison.json")),
         "infnet_cost": infnet_cost.table(load(RESULTS / "infnet_cost.json")),
         "rare_labels": labels_table("rare_label_choices"),
         "sequence_speed": sequence_speed.table(load(RESULTS / "sequence_speed.json")),
@@ -173,6 +175,10 @@ def main():
             interformer.draw(document, ROOT / "docs")
         if document := load(RESULTS / "infnet.json"):
             infnet.draw(document, ROOT / "docs")
+        if document := load(RESULTS / "dynint_sweeps.json"):
+            from benchmarks import dynint_sweeps
+
+            dynint_sweeps.draw(document, ROOT / "docs" / "dynint_sweeps.png")
         if document := load(RESULTS / "infnet_cost.json"):
             from benchmarks import infnet_cost
 

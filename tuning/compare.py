@@ -17,7 +17,9 @@ LEADERBOARD, SEEDS = "leaderboard.json", "seeds"
 METRICS = ("auc", "gauc", "logloss", "ne", "ece")
 
 
-def compare(data, folder, models, *, seeds=3, test=False, workers=1, seed=1, resume=False, progress=None, tell=None, **options):
+def compare(
+    data, folder, models, *, seeds=3, test=False, defaults=False, workers=1, seed=1, resume=False, progress=None, tell=None, **options
+):
     """Searches each model with the same budget, trains each winner with several seeds, and ranks them.
 
     Args:
@@ -26,6 +28,7 @@ def compare(data, folder, models, *, seeds=3, test=False, workers=1, seed=1, res
         models: Names of models.
         seeds: Trainings of each winner. Their seeds differ from those of the trials.
         test: Whether the winners, and they alone, are scored on the test split, each training once.
+        defaults: Whether the configuration of all defaults is trained beside each winner, with the same seeds: what the search was worth.
         workers: Processes of one thread each.
         seed: Seed of the searches; those of the trainings follow from it.
         resume: Go on where an earlier run was stopped; trainings that are done are not repeated.
@@ -51,7 +54,9 @@ def compare(data, folder, models, *, seeds=3, test=False, workers=1, seed=1, res
     for model in models:
         own = folder / model
         results[model] = search(data, own, model, workers=workers, seed=seed, resume=resume, progress=progress, tell=tell, **options)
-    entries = finals(results, data, seeds=seeds, test=test, workers=workers, seed=seed, progress=progress, tell=tell)
+    given = {k: options.get(k) for k in ("space", "training")}
+    plain_ones = {model: default_configuration(folder / model, **given) for model in models} if defaults else None
+    entries = finals(results, data, seeds=seeds, test=test, defaults=plain_ones, workers=workers, seed=seed, progress=progress, tell=tell)
     document = {
         "data": os.path.abspath(data),
         "objective": next(iter(results.values())).objective.text,
@@ -74,29 +79,56 @@ def _place(results):
     return place
 
 
-def finals(results, data, *, seeds, test, workers=1, seed=1, progress=None, tell=None):
+def finals(results, data, *, seeds, test, defaults=None, workers=1, seed=1, progress=None, tell=None):
     """Trains the winner of every search with several seeds; returns an entry a model, with means and standard deviations.
 
     Args:
         results: `{model: SearchResult}`.
         data: Path of the prepared data.
+        defaults: `{model: configuration}` to train beside the winners (`default_configuration`), or None.
         seeds, test, workers, seed, progress, tell: As in `compare`.
     """
-    jobs = []
-    for result in results.values():
-        for number in range(seeds):
-            chosen = trial_seed(f"{seed}/final", number)
-            config = {**result.best["configuration"], "seed": chosen}
-            path = result.folder / SEEDS / f"{_digest(config)}_{number}.json"
-            if not _done(path, config, test):
-                jobs.append((os.fspath(data), config, test, os.fspath(path)))
-    task = progress.add_task("winners with several seeds", total=len(jobs), note="trainings") if progress is not None else None
-    for path, error in _run(jobs, workers):
+    configs = {(model, "winner"): result.best["configuration"] for model, result in results.items()}
+    configs |= {(model, "defaults"): configuration for model, configuration in (defaults or {}).items()}
+    trainings = {  # {(model, which): {path: configuration}}
+        key: dict(_training(results[key[0]].folder, config, trial_seed(f"{seed}/final", number), number) for number in range(seeds))
+        for key, config in configs.items()
+    }
+    todo = {os.fspath(path): config for paths in trainings.values() for path, config in paths.items() if not _done(path, config, test)}
+    task = progress.add_task("trainings with several seeds", total=len(todo), note="trainings") if progress is not None else None
+    for path, error in _run([(os.fspath(data), config, test, path) for path, config in todo.items()], workers):
         if progress is not None:
             progress.advance(task)
         if error and tell:
             tell(f"{path}: {error['type']}: {error['message']}")
-    return [_entry(model, result, seeds, test, seed) for model, result in results.items()]
+    scores = {key: _scores([read_json(path) for path in paths], results[key[0]].objective, test) for key, paths in trainings.items()}
+    entries = [{**_entry(model, result), **scores[model, "winner"]} for model, result in results.items()]
+    for entry in entries if defaults else ():
+        key = (entry["model"], "defaults")
+        entry["defaults"] = {"configuration": plain(configs[key]), **scores[key]}
+    return entries
+
+
+def default_configuration(folder, space=None, training=None):
+    """Returns the configuration of a search in which every choice that is drawn has its default.
+
+    Args:
+        folder: Folder of the search.
+        space, training: The functions themselves, if the search was given any that cannot be named; see `tuning.search.search`.
+    """
+    from keras_tuner import HyperParameters
+
+    from tuning.settings import Draw, load_settings
+
+    settings, _ = load_settings(folder)
+    own = [None if isinstance(function, str) else function for function in (space, training)]
+    return Draw(settings, *own)(HyperParameters())
+
+
+def _training(folder, configuration, seed, number):
+    """Returns `(path of the record, configuration with its seed)`."""
+    configuration = {**configuration, "seed": seed}
+    return Path(folder) / SEEDS / f"{_digest(configuration)}_{number}.json", configuration
 
 
 def _done(path, config, test):
@@ -151,9 +183,9 @@ def train_final(data, config, test, path):
     return record["error"]
 
 
-def _entry(model, result, seeds, test, seed):
+def _entry(model, result):
     best = result.best
-    entry = {
+    return {
         "model": model,
         "search": {
             "objective": best["objective"],
@@ -166,21 +198,22 @@ def _entry(model, result, seeds, test, seed):
         },
         "configuration": best["configuration"],
         "parameter_count": best["parameter_count"],
-        "objective": None,
     }
-    if not seeds:
-        return entry
-    configs = [{**best["configuration"], "seed": trial_seed(f"{seed}/final", n)} for n in range(seeds)]
-    records = [read_json(result.folder / SEEDS / f"{_digest(config)}_{n}.json") for n, config in enumerate(configs)]
+
+
+def _scores(records, objective, test):
+    """Returns the objective and the metrics of a configuration's trainings, means and standard deviations over those that ended well."""
     good = [r for r in records if r and r["error"] is None]
-    entry |= {"seeds": [r["configuration"]["seed"] for r in good], "failed_seeds": len(records) - len(good)}
+    out = {"objective": None}
+    if records:
+        out |= {"seeds": [r["configuration"]["seed"] for r in good], "failed_seeds": len(records) - len(good)}
     if not good:
-        return entry
-    entry["objective"] = spread([result.objective.value(r["metrics"]) for r in good])
+        return out
+    out |= {"objective": spread([objective.value(r["metrics"]) for r in good]), "parameter_count": good[0]["parameter_count"]}
     for split in ("validation", *(("test",) if test else ())):
         shared = {label: [m for m in METRICS if all(m in r[split][label] for r in good)] for label in good[0][split]}
-        entry[split] = {label: {m: spread([r[split][label][m] for r in good]) for m in names} for label, names in shared.items()}
-    return entry
+        out[split] = {label: {m: spread([r[split][label][m] for r in good]) for m in names} for label, names in shared.items()}
+    return out
 
 
 def spread(values):
@@ -199,11 +232,14 @@ def leaderboard_table(document):
     for name in ("best trial", "seeds", "split", "label", *metrics):
         table.add_column(name, justify="right" if name not in ("split", "label") else "left")
     for entry in document["models"]:
-        start = [entry["model"], f"{entry['search']['objective']:.5f}", text(entry["objective"])]
-        lines = [(split, label, found) for split in ("validation", "test") for label, found in entry.get(split, {}).items()]
-        for split, label, found in lines or [("", "", {})]:
-            table.add_row(*start, split, label, *(text(found.get(m)) for m in metrics))
-            start = ["", "", ""]
+        rows = [(entry["model"], f"{entry['search']['objective']:.5f}", entry)]
+        rows += [("  its defaults", "", entry["defaults"])] if "defaults" in entry else []
+        for name, best, found in rows:
+            start = [name, best, text(found["objective"])]
+            lines = [(split, label, values) for split in ("validation", "test") for label, values in found.get(split, {}).items()]
+            for split, label, values in lines or [("", "", {})]:
+                table.add_row(*start, split, label, *(text(values.get(m)) for m in metrics))
+                start = ["", "", ""]
     return table
 
 

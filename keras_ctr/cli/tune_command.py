@@ -34,6 +34,7 @@ from keras_ctr.cli.main import show
 @click.option("--seed", type=int, default=1, show_default=True, help="Seed of the search; those of the trials follow from it.")
 @click.option("--seeds", type=click.IntRange(0), help="Trainings of each winner with other seeds.  [default: 3 for several models, else 0]")
 @click.option("--test", is_flag=True, help="Score the winners, and nothing else, on the test split (with --seeds).")
+@click.option("--defaults", is_flag=True, help="Train the defaults of each model too, with the same seeds (with --seeds).")
 @click.option("--keep-models", is_flag=True, help="Keep the model of every trial.")
 @click.option("--max-failures", type=click.IntRange(1), default=5, show_default=True, help="Failed trials in a row that end a search.")
 @click.option("--plots/--no-plots", default=None, help="Write plots.  [default: if matplotlib is installed]")
@@ -41,7 +42,7 @@ from keras_ctr.cli.main import show
 @options.overwrite
 @options.quiet
 @options.as_json
-def command(data, out, models, config, quiet, as_json, seeds, test, plots, resume, overwrite, **given):
+def command(data, out, models, config, quiet, as_json, seeds, test, defaults, plots, resume, overwrite, **given):
     """Search the hyperparameters of models on prepared DATA.
 
     Every trial is a training as 'keras-ctr train' does it, stopped early by the validation split; the test split is left alone. The best
@@ -56,6 +57,8 @@ def command(data, out, models, config, quiet, as_json, seeds, test, plots, resum
     seeds = (3 if len(models) > 1 else 0) if seeds is None else seeds
     if test and not seeds:
         raise click.UsageError("--test scores the winners that --seeds trains; give --seeds")
+    if defaults and not seeds:
+        raise click.UsageError("--defaults trains with the seeds of the winners; give --seeds")
     if resume and overwrite:
         raise click.UsageError("give either --resume or --overwrite")
     if given["space"] and len(models) > 1:
@@ -69,14 +72,14 @@ def command(data, out, models, config, quiet, as_json, seeds, test, plots, resum
     fixed.pop("seed", None)
     given["options"] = given.pop("algorithm_options")
     given |= {"fixed": fixed, "resume": resume, "overwrite": overwrite}
-    _run(data, out, models, seeds, test, plots, quiet, as_json, given)
+    _run(data, out, models, {"seeds": seeds, "test": test, "defaults": defaults}, plots, quiet, as_json, given)
 
 
-def _run(data, out, models, seeds, test, plots, quiet, as_json, given):
+def _run(data, out, models, final, plots, quiet, as_json, given):
     from pathlib import Path
 
     from keras_ctr.cli.progress import console, progress_bars
-    from tuning.compare import LEADERBOARD, compare, finals, leaderboard_table
+    from tuning.compare import LEADERBOARD, compare, default_configuration, finals, leaderboard_table
     from tuning.files import write_json
     from tuning.search import load_result, search
 
@@ -86,17 +89,16 @@ def _run(data, out, models, seeds, test, plots, quiet, as_json, given):
     with progress_bars(quiet or as_json) as progress:
         options_ = {**given, "progress": progress, "tell": tell}
         if len(models) > 1:
-            document = compare(data, out, models, seeds=seeds, test=test, **options_)
+            document = compare(data, out, models, **final, **options_)
             results = {model: load_result(Path(out) / model) for model in models}
         else:
             result = search(data, out, models[0], **options_)
             if result is None:  # a worker: the chief has the results
                 return
             results, document = {models[0]: result}, None
-            if seeds:
-                entries = finals(
-                    results, data, seeds=seeds, test=test, workers=given["workers"], seed=given["seed"], progress=progress, tell=tell
-                )
+            if final["seeds"]:
+                final["defaults"] = {models[0]: default_configuration(result.folder)} if final["defaults"] else None
+                entries = finals(results, data, **final, workers=given["workers"], seed=given["seed"], progress=progress, tell=tell)
                 document = {"objective": result.objective.text, "direction": result.objective.direction, "models": entries}
                 write_json(Path(out) / LEADERBOARD, document)
     found = {model: _report(result, plots, tell) for model, result in results.items()}

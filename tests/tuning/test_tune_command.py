@@ -109,13 +109,29 @@ def test_mistakes_are_named(data, tmp_path, capsys):
     assert "no label 'clck'" in failure(capsys, 1, *out, *SMALL, "--label", "clck")
     assert "names no function" in failure(capsys, 1, *out, "--model", "DNN", "--space", "tests.tuning.search_sample:tiny")
     assert "give --seeds" in failure(capsys, 2, *out, *SMALL, "--test")
+    assert "give --seeds" in failure(capsys, 2, *out, *SMALL, "--defaults")
     assert "--space goes with one --model" in failure(capsys, 2, *out, *SMALL, "--model", "LR")
     assert not (tmp_path / "x").exists() or not list((tmp_path / "x").glob("trial_*"))
 
 
 def test_two_workers_and_a_comparison_of_two_models(data, tmp_path, capsys):
     arguments = ["tune", data, "--out", tmp_path / "c", "--training-space", "tests.tuning.search_sample:small_training", "--no-plots"]
-    arguments += ["--model", "LR", "--model", "FM", "--trials", "2", "--epochs", "2", "--batch-size", "128", "--seeds", "2", "--test"]
+    arguments += [
+        "--model",
+        "LR",
+        "--model",
+        "FM",
+        "--trials",
+        "2",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "128",
+        "--seeds",
+        "2",
+        "--test",
+        "--defaults",
+    ]
     arguments += ["--objective", "0.5*val_click_auc + 0.5*val_like_auc"]
     done = process(*arguments, "--workers", "2", "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     out, error = done.communicate(timeout=900)
@@ -132,6 +148,10 @@ def test_two_workers_and_a_comparison_of_two_models(data, tmp_path, capsys):
             assert auc["deviation"] == pytest.approx(abs(auc["values"][0] - auc["values"][1]) / 2**0.5)
         both = [entry["validation"][label]["auc"]["mean"] for label in ("click", "like")]
         assert entry["objective"]["mean"] == pytest.approx(sum(both) / 2, abs=1e-6)
+        plain = entry["defaults"]
+        assert plain["configuration"]["learning_rate"] == 1e-3 and plain["configuration"]["batch_size"] == 128
+        assert plain["configuration"]["arguments"]["embedding_l2"] == 0.0
+        assert plain["seeds"] == entry["seeds"] and len(plain["test"]["click"]["auc"]["values"]) == 2
     assert {r["worker"] for m in ("LR", "FM") for r in read_records(tmp_path / "c" / m)} <= {"local0", "local1"}
     assert json.loads((tmp_path / "c" / "leaderboard.json").read_text())["models"] == board
     seeds = sorted((tmp_path / "c").glob("*/seeds/*.json"))
