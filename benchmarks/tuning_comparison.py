@@ -54,7 +54,7 @@ def tables(document):
         lines.append(f"| {entry['model']} | {' | '.join(cells)} |")
         best = next(t for t in entry["trials"] if t["trial"] == entry["search"]["trial"])
         drawn = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in best["parameters"].items())
-        counts = [found["parameter_count"] for found in (entry, entry["defaults"])]
+        counts = [sum(found["parameter_count"].values()) for found in (entry, entry["defaults"])]
         winners.append(f"| {entry['model']} | {counts[0]:,} | {counts[1]:,} | {drawn} |")
     return {"tuning_comparison": "\n".join(lines) + "\n", "tuning_winners": "\n".join(winners) + "\n"}
 

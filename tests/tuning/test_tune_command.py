@@ -15,6 +15,8 @@ pytest.importorskip("keras_tuner")
 
 from keras_ctr.cli import main  # noqa: E402
 from tests.tuning import search_sample  # noqa: E402
+from tuning.spaces import get_space
+from tuning.spaces.draw import Draw
 from tuning.trials import SplitReader, read_records  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -150,7 +152,8 @@ def test_two_workers_and_a_comparison_of_two_models(data, tmp_path, capsys):
         assert entry["objective"]["mean"] == pytest.approx(sum(both) / 2, abs=1e-6)
         plain = entry["defaults"]
         assert plain["configuration"]["learning_rate"] == 1e-3 and plain["configuration"]["batch_size"] == 128
-        assert plain["configuration"]["arguments"]["embedding_l2"] == 0.0
+        _, space = get_space(entry["model"])
+        assert plain["configuration"]["arguments"] == space(Draw())  # every choice at its default
         assert plain["seeds"] == entry["seeds"] and len(plain["test"]["click"]["auc"]["values"]) == 2
     assert {r["worker"] for m in ("LR", "FM") for r in read_records(tmp_path / "c" / m)} <= {"local0", "local1"}
     assert json.loads((tmp_path / "c" / "leaderboard.json").read_text())["models"] == board
