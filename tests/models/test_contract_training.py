@@ -8,6 +8,9 @@ import keras_ctr
 from tests.models.contract import MODELS, ROWS, SCHEMAS, WITH_DROPOUT, predict, spread
 from tests.sample import random_rows
 
+ONE_STEP = {"run_eagerly": keras.backend.backend() == "tensorflow"}
+"""Tracing a graph takes seconds and a step without one a fraction of that: tests of one step or three do without."""
+
 
 @pytest.mark.parametrize("name", MODELS)
 def test_mixed_precision_keeps_a_float32_output(name):
@@ -18,7 +21,7 @@ def test_mixed_precision_keeps_a_float32_output(name):
     assert {str(v.dtype) for v in model.trainable_variables} == {"float32"}
     p = model(x)["click"]
     assert keras.backend.standardize_dtype(p.dtype) == "float32"
-    model.compile("adam", "binary_crossentropy")
+    model.compile("adam", "binary_crossentropy", **ONE_STEP)
     assert np.isfinite(model.train_on_batch(x, y))
 
 
@@ -28,7 +31,7 @@ def test_every_weight_moves_in_fit(name):
     x, y = random_rows(schema, 61)
     model = keras_ctr.get_model(name, schema)
     spread(model)
-    model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy")
+    model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy", **ONE_STEP)
     before = [keras.ops.convert_to_numpy(v) for v in model.trainable_variables]
     model.fit(x, y, epochs=3, batch_size=61, verbose=0)
     still = [v.path for v, old in zip(model.trainable_variables, before, strict=True) if np.array_equal(keras.ops.convert_to_numpy(v), old)]
@@ -71,7 +74,7 @@ def test_dropout_acts_in_training_only(name):
     for rate in (0.0, 0.5):
         keras.utils.set_random_seed(1)
         model = keras_ctr.get_model(name, schema, dropout=rate)
-        model.compile(keras.optimizers.SGD(0.0), "binary_crossentropy")
+        model.compile(keras.optimizers.SGD(0.0), "binary_crossentropy", **ONE_STEP)
         spread(model)
         losses.append(model.fit(x, y, epochs=1, batch_size=ROWS, verbose=0).history["loss"][0])
     assert abs(losses[0] - losses[1]) > 1e-5, "fit does not pass training=True on"
@@ -98,7 +101,7 @@ def test_saving_is_exact_without_custom_objects(name, tmp_path):
     schema = SCHEMAS["two_labels"]
     x, y = random_rows(schema, ROWS)
     model = keras_ctr.get_model(name, schema)
-    model.compile("adam", "binary_crossentropy")
+    model.compile("adam", "binary_crossentropy", **ONE_STEP)
     model.fit(x, y, epochs=1, batch_size=ROWS, verbose=0)
     expected = predict(model, x)
     model.save(tmp_path / "model.keras")
