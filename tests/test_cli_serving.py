@@ -119,3 +119,33 @@ def test_calibrate_names_mistakes(trained, prepared, capsys, tmp_path):  # noqa:
     assert "--kept belongs to" in failure(capsys, 2, "calibrate", trained, prepared, "--method", "negative-sampling", "--out", out)
     assert "--kept belongs to" in failure(capsys, 2, "calibrate", trained, prepared, "--kept", 0.5, "--out", out)
     assert not out.exists()
+
+
+def test_what_smaller_tables_cost(trained, prepared, capsys):  # noqa: F811
+    from keras_ctr.cli import evaluate_command, runs
+    from keras_ctr.data import make_dataset
+    from keras_ctr.schema import META_GROUP
+    from keras_ctr.serving import quantization_cost, quantized
+
+    assert evaluate_command.TABLES == quantized.DTYPES
+    plain = output(capsys, "evaluate", trained, prepared, "--split", "validation")
+    result = output(capsys, "evaluate", trained, prepared, "--tables", "int8", "--tables", "float16")
+    costs = result.pop("tables")
+    assert result == plain and result["split"] == "validation"
+    x, y = next(iter(make_dataset(prepared, "validation", batch_size=150)))
+    x, y = ({name: value.numpy() for name, value in part.items()} for part in (x, y))
+    expected = quantization_cost(runs.load_run(trained)[0], x, y, groups=x[META_GROUP])
+    assert costs.keys() == expected.keys() == {"int8", "float16"}
+    for dtype, cost in costs.items():
+        assert cost["bytes_after"] == expected[dtype]["bytes_after"] < cost["bytes_before"] == expected[dtype]["bytes_before"]
+        assert cost["largest_error"] == expected[dtype]["largest_error"] > 0
+        for metric in ("auc", "gauc", "logloss"):
+            assert cost["labels"]["click"][metric] == pytest.approx(expected[dtype]["labels"]["click"][metric], abs=1e-6)
+            assert cost["labels"]["click"][metric]["before"] == plain["click"][metric]
+    assert output(capsys, "evaluate", trained, prepared)["split"] == "test"
+    assert run("evaluate", trained, prepared, "--split", "test", "--tables", "int8", "--quiet") == 0
+    text = capsys.readouterr().out
+    assert "int8 tables:" in text and "float16" not in text and "split                     test" in text
+    line = next(line for line in text.splitlines() if line.startswith("  click auc "))
+    assert all(word in line for word in ("before 0.", "after 0.", "difference "))
+    assert "'int4' is not one of" in failure(capsys, 2, "evaluate", trained, prepared, "--tables", "int4")

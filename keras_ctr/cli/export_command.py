@@ -7,6 +7,8 @@ import click
 from keras_ctr.cli import options
 from keras_ctr.cli.main import show
 
+RUNTIMES = ("onnx", "litert")
+
 
 @click.command("export")
 @click.argument("run", type=click.Path(exists=True, file_okay=False))
@@ -16,23 +18,35 @@ from keras_ctr.cli.main import show
     "--rows", type=click.Path(exists=True), help="CSV or Parquet file with raw rows for the warm-up requests.  [default: the run's data]"
 )
 @click.option("--candidate", "candidates", multiple=True, help="Feature of the candidate in 'rank' requests; may be repeated.")
+@click.option(
+    "--runtime",
+    "runtimes",
+    multiple=True,
+    type=click.Choice(RUNTIMES),
+    help="Also write the model of 'encoded' for ONNX Runtime or LiteRT; may be repeated.",
+)
 @click.option("--name", help="Name under which the model is served.  [default: the folder's]")
 @click.option("--notes", help="Text for the model card.")
 @options.overwrite
 @options.as_json
-def command(run, path, version, rows, candidates, name, notes, overwrite, as_json):
+def command(run, path, version, rows, candidates, runtimes, name, notes, overwrite, as_json):
     """Write the model of a RUN folder to PATH/VERSION for TensorFlow Serving.
 
     PATH is the model's folder; one that ends in a number, such as served/1, says the version too. Signatures: 'serving_default' (raw
     named features), 'serve_examples' (serialized tf.Examples), 'encoded' (ids), 'rank' (one user, N candidates; --candidate names what
     differs between them, by default all but histories and the group), 'classify' and 'regress' (TensorFlow Serving's calls). Warm-up
     requests, made of real rows, are replayed through TensorFlow's C API before the version is published.
+
+    --runtime writes assets.extra/model.onnx or assets.extra/model.tflite into the version, which TensorFlow Serving does not read. Such a
+    file takes ids, as 'encoded' does. It is scored on the same rows before the version is published, where its runtime is installed.
     """
     from keras_ctr.cli import runs
     from keras_ctr.serving import export_bundle
     from keras_ctr.serving.model_card import MARKDOWN
     from keras_ctr.serving.runner import read_signatures
+    from keras_ctr.serving.runtimes import check_packages
 
+    check_packages(runtimes)
     path = Path(path)
     if path.name.isdecimal():
         if version is not None and version != int(path.name):
@@ -52,6 +66,7 @@ def command(run, path, version, rows, candidates, name, notes, overwrite, as_jso
         vocabularies=vocabularies,
         rows=raw,
         candidate_features=candidates or None,
+        runtimes=runtimes,
         name=name,
         card=_card(run, document, notes),
         overwrite=overwrite,
@@ -61,10 +76,34 @@ def command(run, path, version, rows, candidates, name, notes, overwrite, as_jso
         {
             **result,
             "warmup_rows": "none: the run's data is gone, give --rows" if raw is None else "replayed",
+            **_runtimes(folder, as_json),
             "card": str(folder / MARKDOWN),
         },
         as_json,
     )
+
+
+def _runtimes(folder, as_json):
+    """Returns what the card of a version says about the files for other runtimes, empty without any."""
+    import json
+
+    from keras_ctr.serving.model_card import DOCUMENT
+
+    found = json.loads((folder / DOCUMENT).read_text(encoding="utf-8"))["runtimes"]
+    found = {kind: {**values, "file": str(folder / values["file"])} for kind, values in found.items()}
+    if not found or as_json:
+        return {"runtimes": found} if found else {}
+    return {"runtimes": {kind: _checked(kind, values) for kind, values in found.items()}}
+
+
+def _checked(kind, values):
+    """Returns one file as a line for people."""
+    text = f"{values['file']}, {values['bytes']:,} bytes; "
+    if values["largest_difference"] is not None:
+        difference = f"largest difference from predict {values['largest_difference']:.1e}"
+        return text + f"{difference} over {values['rows']} rows in {values['runtime']}"
+    missing = "there are no rows: the run's data is gone, give --rows" if values["runtime"] else f"no runtime for {kind} is installed"
+    return text + f"not checked: {missing}"
 
 
 def _card(run, document, notes):

@@ -18,6 +18,10 @@ _EXPORTS = {
     "fit_offset": "calibration",
     "fit_platt": "calibration",
     "negative_sampling": "calibration",
+    "RuntimeRunner": "runtimes",
+    "check_runtime": "runtimes",
+    "export_runtime": "runtimes",
+    "quantization_cost": "quantized",
 }
 
 __all__ = sorted(_EXPORTS)

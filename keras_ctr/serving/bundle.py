@@ -11,6 +11,7 @@ from keras_ctr.serving.export import SIGNATURES, write_saved_model
 from keras_ctr.serving.model_card import make_card, write_card
 from keras_ctr.serving.ranking import candidate_names
 from keras_ctr.serving.raw_rows import as_table
+from keras_ctr.serving.runtimes import check_model, check_packages, write_runtimes
 from keras_ctr.serving.server_files import write_server_files
 from keras_ctr.serving.warmup import make_records, replay_warmup, write_warmup
 
@@ -27,6 +28,7 @@ def export_bundle(
     vocabularies=None,
     rows=None,
     candidate_features=None,
+    runtimes=(),
     name=None,
     card=None,
     tolerance=1e-5,
@@ -39,11 +41,12 @@ def export_bundle(
     <path>/<version>/saved_model.pb, variables/, assets/      `export_model`: the signatures, each variable once, the vocabularies
     <path>/<version>/assets.extra/tf_serving_warmup_requests  raw rows as requests of every signature, with the answers
     <path>/<version>/assets.extra/model_card.md, .json        data, split, metrics, calibration, schema, versions, commit
+    <path>/<version>/assets.extra/model.onnx, model.tflite    on demand: the model of `encoded` for other runtimes
     ```
 
     The version is written under another name in `path`. Its warm-up requests are then replayed through TensorFlow's C API, where every
-    answer must equal `model.predict` on rows that were encoded offline, and only then is it renamed: a server that watches `path` sees a
-    whole, working version or none.
+    answer must equal `model.predict` on rows that were encoded offline, and so must those of the files for other runtimes where the
+    runtime is installed. Only then is it renamed: a server that watches `path` sees a whole, working version or none.
 
     Args:
         model: A model built by a factory of this package on `schema` (TensorFlow backend), or a calibrated one.
@@ -53,6 +56,8 @@ def export_bundle(
         vocabularies: `{table: keras_ctr.data.Vocabulary}`; those that stand in the schema need not be repeated.
         rows: Raw rows, an Arrow table or `{column: list}`, of which the first 32 become warm-up requests. None: no warm-up, no replay.
         candidate_features: Names of the candidates' features in `rank`. None: all but the sequences and the schema's group.
+        runtimes: Other runtimes to write a file for: `"onnx"`, `"litert"` (`export_runtime`). The card says under `runtimes` how each was
+            checked.
         name: Name under which the model is served.
         card: `{section: JSON-ready value}` for the model card: `data`, `split`, `metrics`, `calibration`, `training`, `notes`.
         tolerance: Largest difference of a score that the replay accepts.
@@ -63,7 +68,9 @@ def export_bundle(
 
     Raises:
         FileExistsError: If the version exists and `overwrite` is False.
-        ValueError: On a version that is no positive number, or if a replayed answer differs from `predict`; nothing is published then.
+        ValueError: On a version that is no positive number, an unknown runtime, a model that the runtimes do not take, or if an answer
+            differs from `predict`; nothing is published then.
+        ImportError: If `runtimes` needs packages that are missing, before anything is written.
         RuntimeError: If the active Keras backend is not TensorFlow, or the C API cannot load or run the model.
         SchemaError: If model, schema, vocabularies and rows do not fit together, or on wrong `candidate_features`.
     """
@@ -72,19 +79,27 @@ def export_bundle(
         raise ValueError(f"version must be a positive number, which is what TensorFlow Serving takes for a version, got {version!r}")
     if version is not None and (path / str(version)).exists() and not overwrite:
         raise FileExistsError(f"{path / str(version)} exists; choose another version, None for the next free one, or pass overwrite=True")
+    runtimes = tuple(dict.fromkeys([runtimes] if isinstance(runtimes, str) else runtimes))
+    if runtimes:
+        check_packages(runtimes)
+        check_model(model)
     name = path.resolve().name if name is None else name
     vocabularies, candidates = _vocabularies(schema, vocabularies or {}), candidate_names(schema, candidate_features)
     table = None if rows is None else as_table(rows, schema, WARMUP_ROWS)
     path.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".incomplete-", dir=path))
     try:
-        bundle, replayed = staging / "bundle", None
+        bundle, replayed, requests = staging / "bundle", None, []
         write_saved_model(model, schema, vocabularies, bundle, candidate_features=candidates)
         if table is not None:
-            write_warmup(bundle, make_records(model, schema, vocabularies, table, candidates), name)
+            records = make_records(model, schema, vocabularies, table, candidates)
+            write_warmup(bundle, records, name)
             count, largest = replay_warmup(bundle, tolerance=tolerance)
             replayed = {"records": count, "largest_difference": largest}
+            requests = [(record.inputs, record.outputs) for record in records if record.signature == "encoded"]
+        written = write_runtimes(model, bundle, runtimes, requests, tolerance=tolerance)
         document = make_card(model, schema, name=name, candidates=candidates, signatures=SIGNATURES, warmup=replayed, given=card)
+        document["runtimes"] = written
         write_server_files(path, name)
         return _publish(bundle, path, version, document, staging, overwrite)
     finally:

@@ -78,6 +78,10 @@ def as_markdown(card):
         text = "replayed through TensorFlow's C API before this version was published"
         largest = f"largest difference from `predict` {warmup['largest_difference']:.1e}"
         lines += ["", f"{warmup['records']} warm-up requests, {text}; {largest}."]
+    for kind, found in card.get("runtimes", {}).items():
+        difference = found["largest_difference"]
+        checked = "not checked" if difference is None else f"largest difference from `predict` {difference:.1e} in {found['runtime']}"
+        lines += ["", f"For {kind}: `{found['file']}`, which takes ids as `encoded` does; {checked}."]
     lines += ["", "## Features", "", "| feature | kind | raw type | table | rows |", "|---|---|---|---|---|"]
     lines += [f"| {' | '.join(str(row[key]) for key in row)} |" for row in card["features"]]
     versions = ", ".join(f"{package} {version}" for package, version in card["versions"].items())

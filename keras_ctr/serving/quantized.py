@@ -5,9 +5,15 @@ import dataclasses
 import keras
 import numpy as np
 
-__all__ = ["QuantizedTable", "quantize_rows", "quantized"]
+from keras_ctr import metrics
+from keras_ctr.schema import nearest
 
-_DTYPES = ("int8", "float16")
+__all__ = ["DTYPES", "QuantizedTable", "cost_report", "quantization_cost", "quantize_rows", "quantized"]
+
+DTYPES = ("int8", "float16")
+"""Types of the rows."""
+COMPARED = ("auc", "gauc", "logloss")
+"""Metrics of which the cost is told."""
 _INT8_MAX = 127
 
 
@@ -40,8 +46,7 @@ def quantize_rows(table, dtype="int8"):
         ValueError: On another dtype, a table that is not `(V, D)` or not finite, or numbers past float16.
     """
     table = np.asarray(table, np.float32)
-    if dtype not in _DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+    _check_dtype(dtype)
     if table.ndim != 2 or not np.isfinite(table).all():
         raise ValueError(f"a table is (V, D) and finite, got shape {table.shape}")
     if dtype == "float16":
@@ -70,23 +75,112 @@ def quantized(model, dtype="int8"):
     Raises:
         ValueError: If the model has no embedding table, or as `quantize_rows`.
     """
-    from keras_ctr.layers import FeatureEmbedding
-
+    _check_dtype(dtype)
+    _tables(model)
     copied = type(model).from_config(model.get_config())
     copied.set_weights(model.get_weights())
-    layers = [layer for layer in copied._flatten_layers() if isinstance(layer, FeatureEmbedding)]
+    report = {}
+    for variable in _tables(copied):
+        table = keras.ops.convert_to_numpy(variable)
+        values, scales = quantize_rows(table, dtype)
+        size = values.nbytes + (scales.nbytes if dtype == "int8" else 0)
+        if size >= table.nbytes:
+            continue
+        restored = values.astype(np.float32) * scales[:, None]
+        variable.assign(restored)
+        error = float(np.abs(restored - table).max(initial=0.0))
+        report[variable.path] = QuantizedTable(*table.shape, table.nbytes, size, error)
+    return copied, report
+
+
+def quantization_cost(model, x, y, *, dtypes=DTYPES, groups=None, sample_weight=None, batch_size=4096):
+    """Returns what smaller tables would cost in accuracy and save in bytes, measured on rows with known labels.
+
+    Take the rows of the validation split: whether to quantise is a choice like any other.
+
+    Args:
+        model: A `CTRModel`; it stays as it is.
+        x: `{feature: (n,) or (n, T) array}`, encoded features.
+        y: `{label: (n,) or (n, 1)}`, labels 0 or 1.
+        dtypes: Types to try, of `"int8"` and `"float16"`.
+        groups: Optional (n,), group of each row (the user), for the gAUC.
+        sample_weight: Optional `{label: (n,) or (n, 1)}`: rows of weight 0, whose outcome is unknown, are left out. The other weights
+            have no effect.
+        batch_size: Rows scored at a time.
+
+    Returns:
+        `{dtype: {"bytes_before": int, "bytes_after": int, "largest_error": float, "labels": {label: {metric: {"before": float,
+        "after": float, "difference": float}}}}}`, JSON-ready. Bytes are those of all tables, with the int8 rows' scales and the tables
+        that stay in float32; `largest_error` is the largest change of a weight; the metrics are `"auc"`, with `groups` `"gauc"`, and
+        `"logloss"`, as far as they are defined; the difference is after - before.
+
+    Raises:
+        KeyError: If the model has no such label, with the nearest one.
+        ValueError: On no or an unknown dtype, no label, a label whose outcome is unknown in all rows, or as `quantized` and
+            `keras_ctr.metrics`.
+    """
+    if not dtypes or not y:
+        raise ValueError(f"quantization_cost needs at least one dtype and one label, got dtypes={dtypes!r} and labels {list(y)}")
+    for dtype in dtypes:
+        _check_dtype(dtype)
+    for label in y:
+        if label not in model.output:
+            raise KeyError(f"model '{model.name}' has no label '{label}'{nearest(label, model.output)}")
+    count, known = len(next(iter(x.values()))), {}
+    for name, values in (("groups", groups), *((f"label '{label}'", values) for label, values in y.items())):
+        if values is not None and len(values) != count:
+            raise ValueError(f"{name} has {len(values)} rows, the features have {count}")
+    for label, values in y.items():
+        weight = (sample_weight or {}).get(label)
+        known[label] = np.ones(len(values), bool) if weight is None else np.asarray(weight).reshape(-1) > 0
+        if not known[label].any():
+            raise ValueError(f"label '{label}' is unknown in all {len(values)} rows: there is nothing to compare with")
+
+    def measure(scorer):
+        scores, found = scorer.predict(x, batch_size=batch_size, verbose=0), {}
+        for label, rows in known.items():
+            users = None if groups is None else np.asarray(groups).reshape(-1)[rows]
+            found[label] = metrics.evaluate(np.asarray(y[label])[rows], np.asarray(scores[label])[rows], groups=users)
+        return found
+
+    before, costs = measure(model), {}
+    for dtype in dict.fromkeys(dtypes):
+        smaller, report = quantized(model, dtype)
+        costs[dtype] = cost_report(model, report, before, measure(smaller))
+    return costs
+
+
+def cost_report(model, report, before, after):
+    """Returns one dtype's part of `quantization_cost` from measured metrics.
+
+    Args:
+        model: The model before.
+        report: What `quantized` reports.
+        before, after: `{label: {metric: value}}` of the model and of the copy with smaller tables.
+    """
+    size = sum(int(np.prod(v.shape)) * np.dtype(v.dtype).itemsize for v in _tables(model))
+    saved = sum(table.bytes_before - table.bytes_after for table in report.values())
+    labels = {}
+    for label, values in before.items():
+        labels[label] = {
+            metric: {"before": values[metric], "after": after[label][metric], "difference": after[label][metric] - values[metric]}
+            for metric in COMPARED
+            if metric in values and metric in after[label]
+        }
+    error = max((table.largest_error for table in report.values()), default=0.0)
+    return {"bytes_before": size, "bytes_after": size - saved, "largest_error": error, "labels": labels}
+
+
+def _check_dtype(dtype):
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+
+
+def _tables(model):
+    """Returns the variables that hold a model's fused embedding tables."""
+    from keras_ctr.layers import FeatureEmbedding
+
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, FeatureEmbedding)]
     if not layers:
         raise ValueError(f"model '{model.name}' has no FeatureEmbedding layer, so there is nothing to quantise")
-    report = {}
-    for layer in layers:
-        for variable in layer._tables.values():
-            table = keras.ops.convert_to_numpy(variable)
-            values, scales = quantize_rows(table, dtype)
-            size = values.nbytes + (scales.nbytes if dtype == "int8" else 0)
-            if size >= table.nbytes:
-                continue
-            restored = values.astype(np.float32) * scales[:, None]
-            variable.assign(restored)
-            error = float(np.abs(restored - table).max(initial=0.0))
-            report[variable.path] = QuantizedTable(*table.shape, table.nbytes, size, error)
-    return copied, report
+    return [variable for layer in layers for variable in layer._tables.values()]

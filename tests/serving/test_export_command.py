@@ -1,5 +1,6 @@
 """`keras-ctr export`: from a run folder to a bundle, with warm-up rows from the run's data or from a raw file."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -8,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import keras_ctr
-from keras_ctr.cli import main, runs
-from keras_ctr.data import prepare
-from keras_ctr.serving import SavedModelRunner, warmup
+from keras_ctr import Schema
+from keras_ctr.cli import export_command, main, runs
+from keras_ctr.data import Encoder, Vocabulary, prepare
+from keras_ctr.serving import RuntimeRunner, SavedModelRunner, raw_rows, replay_warmup, runtimes, warmup
 from tests.serving.test_bundle import randomised
 from tests.serving.test_export import raw_schema, raw_table
 
@@ -78,11 +80,49 @@ def test_a_run_whose_data_is_gone(folder, capsys):
     document = json.loads((folder / "run" / runs.CONFIG).read_text())
     (folder / "run" / runs.CONFIG).write_text(json.dumps({**document, "data": str(folder / "gone")}))
     try:
-        result = export(capsys, folder / "run", folder / "gone_served")
+        result = export(capsys, folder / "run", folder / "gone_served", "--runtime", "litert")
     finally:
         (folder / "run" / runs.CONFIG).write_text(json.dumps(document))
     assert result["warmup_rows"].startswith("none") and not (folder / "gone_served" / "1" / warmup.FILE).exists()
+    found = result["runtimes"]["litert"]
+    assert found["largest_difference"] is None and "not checked: there are no rows" in export_command._checked("litert", found)
     assert "No warm-up requests" in (folder / "gone_served" / "1" / "assets.extra" / "model_card.md").read_text()
+
+
+def test_a_version_has_all_that_another_runtime_needs(folder, capsys):
+    """The model of ids, the vocabularies and, in the card, the schema: together they score raw rows as `serving_default` does."""
+    assert export_command.RUNTIMES == tuple(runtimes.RUNTIMES)
+    version = folder / "runtimes" / "1"
+    assert main(["export", str(folder / "run"), str(version), "--runtime", "litert"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if "model.tflite" in line)
+    file = version / "assets.extra" / "model.tflite"
+    assert (
+        line.startswith(f"  litert                  {file}, ") and "largest difference from predict" in line and "over 32 rows in" in line
+    )
+    card = json.loads((version / "assets.extra" / "model_card.json").read_text())
+    assert card["runtimes"]["litert"]["largest_difference"] < 1e-6 and replay_warmup(version)[0] == 7
+
+    schema, vocabularies = Schema.from_dict(card["schema"]), {}
+    for name, table in schema.tables.items():
+        if (values := version / "assets" / f"vocabulary_{name}.txt").exists():
+            vocabularies[name] = Vocabulary.load(values, table.dtype)
+    assert set(vocabularies) == {"city", "item", "words"}
+    table = pq.read_table(folder / "rows.parquet").combine_chunks()
+    encoded = Encoder(schema.replace(group=None, time=None), vocabularies).encode(table, labels=False).features
+    with SavedModelRunner(version) as saved:
+        expected = saved.run("serving_default", raw_rows.as_request(raw_rows.as_table(table, schema, 100), schema))["click"]
+    assert len(expected) == 100 and np.ptp(expected) > 1e-2
+    np.testing.assert_allclose(RuntimeRunner(file).run(encoded)["click"], expected, atol=1e-6)
+
+
+def test_missing_packages_are_named_before_any_work(folder, capsys, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "tf2onnx" else find(name, *more))
+    (folder / "no_run").mkdir()
+    error = export(capsys, folder / "no_run", folder / "no_onnx", "--runtime", "onnx", code=1)
+    assert "the export to ONNX needs tf2onnx" in error and "pip install 'keras_ctr[onnx]'" in error
+    assert not (folder / "no_onnx").exists()
+    assert "'tflite' is not one of 'onnx', 'litert'" in export(capsys, folder / "run", folder / "no_onnx", "--runtime", "tflite", code=2)
 
 
 def test_the_model_is_the_runs(folder):
