@@ -1,4 +1,4 @@
-"""Writes the tables of docs/{performance,deviations,zoo,sequences,multi_task,tuning}.md and their figures from benchmarks/results/*.json.
+"""Writes the tables of docs/{performance,deviations,zoo,sequences,multi_task,tuning,serving}.md and figures from benchmarks/results/*.json.
 
     python -m benchmarks.performance [--figure]
 
@@ -18,7 +18,7 @@ from benchmarks.peer_workers.results import load
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = tuple(ROOT / "docs" / f"{page}.md" for page in ("performance", "deviations", "zoo", "sequences", "multi_task", "tuning"))
+PAGES = tuple(ROOT / "docs" / f"{page}.md" for page in ("performance", "deviations", "zoo", "sequences", "multi_task", "tuning", "serving"))
 FIGURE = ROOT / "docs" / "step_time.png"
 GAPS = ROOT / "docs" / "planted.png"
 METRICS = ("auc", "gauc", "logloss")
@@ -78,7 +78,7 @@ def _spread(values):
 
 def tables():
     """Returns `{name: markdown}` of all tables."""
-    from benchmarks import dynint_sweeps, infnet_cost, layers, multi_task, sequence_speed, tuning_comparison, zoo
+    from benchmarks import dynint_sweeps, infnet_cost, layers, multi_task, sequence_speed, serving_latency, tuning_comparison, zoo
 
     return {
         **planted.tables(load(RESULTS / "planted.json")),
@@ -88,6 +88,7 @@ def tables():
         **multi_task.tables(load(RESULTS / "multi_task.json")),
         **infnet.tables(load(RESULTS / "infnet.json")),
         **dynint_sweeps.tables(load(RESULTS / "dynint_sweeps.json")),
+        **serving_latency.tables(load(RESULTS / "serving_latency.json")),
         **tuning_comparison.tables(load(RESULTS / "tuning_comparison.json")),
         "infnet_cost": infnet_cost.table(load(RESULTS / "infnet_cost.json")),
         "rare_labels": labels_table("rare_label_choices"),
