@@ -25,7 +25,7 @@ from keras_ctr import Categorical, Numeric, Schema, Sequence
 from keras_ctr.data import Vocabulary
 from keras_ctr.serving import SavedModelRunner, export_model
 
-MODELS = ("DNN", "DIN", "DIEN", "BST", "TransAct", "HSTU", "InterFormer")
+MODELS = ("DNN", "DIN", "DIEN", "DMIN", "DMR", "SIM", "BST", "TransAct", "HSTU", "OneTrans", "InterFormer")
 SIDES = ("item", "author", "category")
 VALUES = {"item": 20_000, "author": 5_000, "category": 200}
 CANDIDATE = (*SIDES, "tab", "kind", "music", "hour_shown", "quality", "duration", "age")

@@ -44,7 +44,7 @@ def prune_zero_rows(model):
         `(pruned model, {variable path: PrunedTable})`.
 
     Raises:
-        ValueError: If the model has no embedding layer.
+        ValueError: If the model has no embedding layer, or its tables are in a smaller type already (`serving.with_small_tables`).
     """
     layers = [layer for layer in model.layers if isinstance(layer, FeatureEmbedding)]
     if not layers:
@@ -53,6 +53,8 @@ def prune_zero_rows(model):
     configs = {item["config"]["name"]: item["config"] for item in config["layers"]}
     values, report = {}, {}
     for layer in layers:
+        if layer.table_dtype:
+            raise ValueError(f"layer '{layer.path}' of the model '{model.name}' has {layer.table_dtype} tables: prune first")
         kept_rows = dict(layer.kept_rows)
         for key, plan in layer._widths.items():
             if key in kept_rows or plan["quotient_offset"]:
@@ -73,5 +75,7 @@ def prune_zero_rows(model):
     pruned = type(model).from_config(config)
     trained = {variable.path: variable for variable in model.variables}
     for variable in pruned.variables:
-        variable.assign(values[variable.path] if variable.path in values else trained[variable.path])
+        value = values.get(variable.path)
+        # A copy: on some backends a variable would share its array with the model's, which a later training step gives away.
+        variable.assign(np.array(keras.ops.convert_to_numpy(trained[variable.path])) if value is None else value)
     return pruned, report

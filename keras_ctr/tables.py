@@ -235,6 +235,8 @@ def _fused_variables(model, schema, which):
                     f"layer '{layer.path}' of the {which} model has {table.vocabulary_size} rows for the table '{name}', "
                     f"its schema says {expected}: pass the schema that the model was built for"
                 )
+        if layer.table_dtype:
+            raise ValueError(f"layer '{layer.path}' of the {which} model has {layer.table_dtype} tables: take the model from before that")
         if getattr(layer, "kept_rows", None):
             raise ValueError(f"layer '{layer.path}' of the {which} model has lost rows by pruning: take the model from before that")
         for key, plan in layer._widths.items():

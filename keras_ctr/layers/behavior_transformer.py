@@ -46,6 +46,7 @@ class TransformerBlock(keras.Layer):
     Call arguments:
         inputs: `(B, T, D)`.
         mask: `(B, T)` bool, True = valid; None = all valid. Outputs at hidden steps are finite and mean nothing.
+        query: `(B, Q, D)`, the steps to compute instead of all; keys and values are those of `inputs`.
         return_attention: Whether to return `(Y, A)`, A `(B, H, T, T)` float32, rows summing to 1.
 
     Raises:
@@ -98,10 +99,11 @@ class TransformerBlock(keras.Layer):
             part.build(inputs_shape)
         self.built = True
 
-    def call(self, inputs, mask=None, training=None, *, return_attention=False):
-        attended = self.attention(inputs, mask=mask, return_attention=return_attention)  # (B, T, D)
+    def call(self, inputs, mask=None, training=None, *, query=None, return_attention=False):
+        asked = inputs if query is None else query
+        attended = self.attention(asked, None if query is None else inputs, mask=mask, return_attention=return_attention)  # (B, Q, D)
         attended, weights = attended if return_attention else (attended, None)
-        x = self._joined(0, inputs, attended, training)  # (B, T, D)
+        x = self._joined(0, asked, attended, training)  # (B, Q, D)
         x = self._joined(1, x, self.ffn(x), training)
         return (x, weights) if return_attention else x
 
@@ -117,7 +119,9 @@ class TransformerBlock(keras.Layer):
     def compute_output_shape(self, inputs_shape):
         return tuple(inputs_shape)
 
-    def compute_output_spec(self, inputs, mask=None, training=None, *, return_attention=False):
+    def compute_output_spec(self, inputs, mask=None, training=None, *, query=None, return_attention=False):
+        if query is not None:
+            return self.attention.compute_output_spec(query, inputs, return_attention=return_attention)
         return self.attention.compute_output_spec(inputs, return_attention=return_attention)
 
     def get_config(self):
@@ -260,18 +264,33 @@ class BehaviorTransformer(keras.Layer):
             age = ops.pad(ops.minimum(steps_back(mask), self.num_positions - 1), ((0, 0), (0, 1)))  # (B, T + 1)
             x = ops.concatenate([x, ops.cast(ops.take(self.position_table, age, axis=0), x.dtype)], axis=-1)  # (B, T + 1, m)
         attention = {}
-        for block in self.blocks:
-            x = block(x, mask=shown, training=training, return_attention=return_attention)
+        for index, block in enumerate(self.blocks):
+            query = None
+            if index == len(self.blocks) - 1 and not return_attention:
+                query = self._read(x, mask)  # of the last block, only what is read is computed
+            x = block(x, mask=shown, training=training, query=query, return_attention=return_attention)
             x, attention[block.name] = x if return_attention else (x, None)
+        if return_attention:
+            x = self._read(x, mask)
         pooled = self._pooled(x, mask, shown)
         return (pooled, attention) if return_attention else pooled
+
+    def _read(self, x, mask):
+        """Returns the steps of `x (B, T + 1, m)` that the pooling reads, `(B, 1, m)` or `(B, K + 1, m)`, or x where it reads all."""
+        if self.pooling == "target":
+            return x[:, -1:]
+        if self.pooling == "flatten_newest":
+            return ops.concatenate([self.recent(x[:, :-1], mask=mask), x[:, -1:]], axis=1)
+        return x
 
     def _pooled(self, x, mask, shown):
         if self.pooling == "target":
             return x[:, -1]  # (B, m)
         if self.pooling == "flatten_newest":
-            newest = ops.reshape(self.recent(x[:, :-1], mask=mask), (-1, self.num_recent * self.model_dim))  # (B, K m)
-            return ops.concatenate([newest, x[:, -1]], axis=-1)
+            count = ops.sum(ops.cast(mask, "int32"), axis=1, keepdims=True)  # (B, 1)
+            there = count >= ops.arange(self.num_recent, -1, -1, dtype="int32")[None]  # (B, K + 1)
+            x = ops.where(ops.expand_dims(there, -1), x, ops.zeros_like(x))
+            return ops.reshape(x, (-1, (self.num_recent + 1) * self.model_dim))  # (B, (K + 1) m)
         weights = ops.cast(shown, x.dtype)  # (B, T + 1)
         if self.pooling == "mean":
             weights = weights / ops.sum(weights, axis=1, keepdims=True)  # at least the candidate is there

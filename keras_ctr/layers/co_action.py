@@ -123,7 +123,7 @@ class OwnEmbedding(keras.Layer):
             apply here.
         features: Names of fields and sequences.
         embedding_dim: D.
-        embedding_l2: As for `FeatureEmbedding`.
+        embedding_l2, table_dtype: As for `FeatureEmbedding`.
 
     Call arguments:
         inputs: Dict with at least those features: fields `(B,)` int, sequences `(B, T)` int, padded with 0.
@@ -138,7 +138,7 @@ class OwnEmbedding(keras.Layer):
         ValueError: If a feature is a number without a table.
     """
 
-    def __init__(self, schema, features, embedding_dim, *, embedding_l2=0.0, **kwargs):
+    def __init__(self, schema, features, embedding_dim, *, embedding_l2=0.0, table_dtype=None, **kwargs):
         super().__init__(**kwargs)
         schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
         self.features = tuple(dict.fromkeys(features))
@@ -148,7 +148,9 @@ class OwnEmbedding(keras.Layer):
                 raise ValueError(f"OwnEmbedding '{self.name}': '{name}' is a number that has no table; name fields and sequences")
         own = [_own(schema[name], schema) for name in self.features]
         self.schema = schema.replace(features=own, group=None, time=None)
-        self.embedding = FeatureEmbedding(self.schema, embedding_dim, embedding_l2=embedding_l2, name="embedding", dtype=self.dtype_policy)
+        self.embedding = FeatureEmbedding(
+            self.schema, embedding_dim, embedding_l2=embedding_l2, table_dtype=table_dtype, name="embedding", dtype=self.dtype_policy
+        )
 
     def build(self, inputs_shape=None):
         self.embedding.build(inputs_shape)
@@ -179,6 +181,7 @@ class OwnEmbedding(keras.Layer):
             "features": list(self.features),
             "embedding_dim": self.embedding.embedding_dim,
             "embedding_l2": self.embedding.embedding_l2,
+            "table_dtype": self.embedding.table_dtype,
         }
 
 

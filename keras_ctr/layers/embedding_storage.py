@@ -12,6 +12,19 @@ MAX_ROWS = 2**31 - 1
 # Initializers whose values do not depend on the shape: rows drawn in parts are as good as rows drawn at once.
 _ROW_BY_ROW = ("Zeros", "Ones", "Constant", "RandomNormal", "RandomUniform", "TruncatedNormal")
 _QUOTIENT_INITIALIZER = {"class_name": "RandomNormal", "config": {"mean": 1.0, "stddev": 0.1}}
+# Types of smaller tables: bytes of a number, and of what a row has beside its numbers, the float32 scale of int8.
+SMALL_DTYPES = {"int8": (1, 4), "float16": (2, 0)}
+
+
+def small_row_bytes(width, dtype):
+    """Returns the bytes of a row in a smaller type, an int8 row with its scale."""
+    number, beside = SMALL_DTYPES[dtype]
+    return number * width + beside
+
+
+def small_dtype(dtype, width):
+    """Returns the smaller type itself, or None if there is none or float32 rows of this width would not get smaller by it."""
+    return dtype if dtype is not None and small_row_bytes(width, dtype) < 4 * width else None
 
 
 def stored_rows(table):

@@ -21,6 +21,8 @@ class HistorySum(keras.Layer):
     Source: the codes that the authors of DIEN (arXiv:1809.03672), DMIN and DMR published; their papers do not write it.
     """
 
+    one_row_arguments = ("sequence", "mask")  # may have one row for all targets
+
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.supports_masking = True
@@ -38,10 +40,10 @@ class HistorySum(keras.Layer):
         if mask is not None:
             events = ops.where(ops.expand_dims(mask, -1), events, 0.0)
         total = ops.cast(ops.sum(events, axis=1), self.compute_dtype)  # (B, D)
-        return ops.concatenate([total, target * total], axis=-1)  # (B, 2D)
+        return ops.concatenate([ops.broadcast_to(total, ops.shape(target)), target * total], axis=-1)  # (B, 2D)
 
     def compute_mask(self, sequence, previous_mask=None):
         return None  # one vector, always valid
 
     def compute_output_shape(self, sequence_shape, target_shape):
-        return (sequence_shape[0], 2 * sequence_shape[-1])
+        return (target_shape[0], 2 * sequence_shape[-1])

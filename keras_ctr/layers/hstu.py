@@ -40,9 +40,16 @@ class HSTULayer(keras.Layer):
         inputs: X `(B, T, D)`, oldest first.
         mask: `(B, T)` bool, True = valid; None = all valid. Outputs at hidden steps are finite and mean nothing.
         gaps: int `(B, T)`, buckets of the time from each step to the row, `2 + min(floor(log2(seconds + 1)), 31)`, 2 at the candidate.
+        target: e `(N, D)`, one more valid step behind all others, with gap 2, that none of them sees; N = B, or B = 1: N targets behind the
+            same steps. None = there is none.
+        target_only: Whether to compute the target's row alone: the form of a last layer of which nothing else is read.
+
+    Returns:
+        Y `(B, T, D)`; with a target `(Y, y)`, y `(N, D)` its row; with `target_only` y.
 
     Raises:
-        ValueError: On an argument out of range, an H that does not divide D while a width is None, or `use_time` without gaps.
+        ValueError: On an argument out of range, an H that does not divide D while a width is None, `use_time` without gaps, or
+            `target_only` without a target.
 
     Source: HSTU (arXiv:2402.17152, section 3.2, Eq. 1 to 3).
     Deviations: causal, so only biases of differences p_i - p_j >= 0 exist. The start, W from N(0, 0.02^2), the mask after SiLU and the
@@ -105,26 +112,52 @@ class HSTULayer(keras.Layer):
             self.dropout_layer.build((None, None, value))
         self.built = True
 
-    def call(self, inputs, mask=None, gaps=None, training=None):
+    def call(self, inputs, mask=None, gaps=None, training=None, *, target=None, target_only=False):
         if self.use_time and gaps is None:
             raise ValueError(f"HSTULayer '{self.name}' has a time bias: call it with gaps, or make it with use_time=False")
+        if target_only and target is None:
+            raise ValueError(f"HSTULayer '{self.name}': target_only needs a target (N, D)")
         if mask is None:
             mask = ops.ones_like(inputs[..., 0], dtype="bool")  # (B, T)
-        steps = inputs.shape[1] or ops.shape(inputs)[1]
-        x = ops.silu(ops.matmul(self._norm(inputs, self.epsilon), self.kernel))  # (B, T, 2 H (E + E'))
-        ends = [sum(self.widths[: i + 1]) for i in range(3)]
-        u, v, q, k = ops.split(x, ends, axis=-1)  # (B, T, H E') twice, (B, T, H E) twice
-        q, k, v = (ops.transpose(self._heads(part, steps), (0, 2, 1, 3)) for part in (q, k, v))  # (B, H, T, E)
-        scores = ops.cast(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))), "float32")  # (B, H, T, T)
-        scores = ops.silu(scores + ops.expand_dims(self._bias(mask, gaps), 1)) / self.max_length
-        index = ops.arange(steps)
+        x = self._norm(inputs, self.epsilon)  # (B, T, D)
+        if target_only:
+            _, value_kernel, _, key_kernel = self._split(ops.convert_to_tensor(self.kernel))
+            k, v = (self._heads(ops.silu(ops.matmul(x, kernel))) for kernel in (key_kernel, value_kernel))  # (B, H, T, E), (B, H, T, E')
+            return self._behind(target, k, v, mask, gaps, training)
+        u, v, q, k = self._split(ops.silu(ops.matmul(x, self.kernel)))  # (B, T, H E') twice, (B, T, H E) twice
+        q, k, v = (self._heads(part) for part in (q, k, v))  # (B, H, T, E)
+        index = ops.arange(ops.shape(inputs)[1])
         shown = ops.logical_and(index[None, None, :] <= index[None, :, None], mask[:, None, :])  # (B, T, T)
-        scores = scores * ops.cast(ops.expand_dims(shown, 1), "float32")
-        out = ops.transpose(ops.matmul(ops.cast(scores, v.dtype), v), (0, 2, 1, 3))  # (B, T, H, E')
-        out = self._norm(ops.reshape(out, (-1, steps, self.widths[0])), self.value_epsilon) * u  # (B, T, H E')
+        weights = self._weights(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))), self._bias(mask, gaps), shown)  # (B, H, T, T)
+        out = self._gated(inputs, ops.matmul(ops.cast(weights, v.dtype), v), u, training)  # (B, T, D)
+        return out if target is None else (out, self._behind(target, k, v, mask, gaps, training))
+
+    def _behind(self, target, k, v, mask, gaps, training):
+        """Returns the row `(N, D)` of a step behind all others, of which k `(B, H, T, E)` and v `(B, H, T, E')`, B = N or 1, are known."""
+        x = ops.expand_dims(target, 1)  # (N, 1, D)
+        u, own_v, q, own_k = self._split(ops.silu(ops.matmul(self._norm(x, self.epsilon), self.kernel)))
+        q, own_k, own_v = (self._heads(part) for part in (q, own_k, own_v))  # (N, H, 1, E) twice, (N, H, 1, E')
+        bias, own_bias = self._bias_behind(mask, gaps)
+        # Apart, not as one key more: what is read of the steps may have one row for all targets.
+        weights = self._weights(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))), bias, ops.expand_dims(mask, 1))  # (N, H, 1, T)
+        own = ops.sum(ops.cast(q, "float32") * ops.cast(own_k, "float32"), axis=-1, keepdims=True)  # (N, H, 1, 1)
+        own = ops.silu(own + own_bias) / self.max_length
+        gathered = ops.matmul(ops.cast(weights, v.dtype), v) + ops.cast(own, v.dtype) * own_v  # (N, H, 1, E')
+        return ops.squeeze(self._gated(x, gathered, u, training), 1)
+
+    def _weights(self, products, bias, shown):
+        """Returns A, float32, of the products `(B, H, Q, T)` of queries and keys; bias and shown are `(B, Q, T)`."""
+        scores = ops.silu(ops.cast(products, "float32") + ops.expand_dims(bias, 1)) / self.max_length
+        return scores * ops.cast(ops.expand_dims(shown, 1), "float32")
+
+    def _gated(self, x, gathered, u, training):
+        """Returns Y of X `(B, Q, D)`, of what its heads gathered, `(B, H, Q, E')`, and U `(B, Q, H E')`."""
+        out = ops.transpose(gathered, (0, 2, 1, 3))  # (B, Q, H, E')
+        out = ops.reshape(out, (-1, out.shape[1] or ops.shape(out)[1], self.widths[0]))
+        out = self._norm(out, self.value_epsilon) * u  # (B, Q, H E')
         if self.dropout_layer is not None:
             out = self.dropout_layer(out, training=training)
-        return inputs + ops.matmul(out, self.output_kernel) + self.output_bias
+        return x + ops.matmul(out, self.output_kernel) + self.output_bias
 
     def _bias(self, mask, gaps):
         """Returns what is added to the scores, float32 `(B, T, T)`."""
@@ -135,19 +168,44 @@ class HSTULayer(keras.Layer):
             return bias
         return bias + ops.take(ops.cast(self.time_bias, "float32"), time_buckets(gaps, self.TIME_BUCKETS), axis=0)
 
+    def _bias_behind(self, mask, gaps):
+        """Returns the same of a step behind all others, float32 `(B, 1, T)`, and of that step with itself, a number."""
+        position = ops.cumsum(ops.cast(mask, "int32"), axis=1)  # (B, T)
+        distance = ops.minimum(position[:, -1:] + 1 - position, self.max_length - 1)  # (B, T)
+        table = ops.cast(self.position_bias, "float32")
+        bias, own = ops.take(table, ops.expand_dims(distance, 1), axis=0), table[0]  # (B, 1, T), ()
+        if not self.use_time:
+            return bias, own
+        # No time from it to the row: the differences are the gaps themselves.
+        bucket = ops.clip(ops.cast(gaps, "int32") - 2, 0, self.TIME_BUCKETS - 1)  # (B, T)
+        table = ops.cast(self.time_bias, "float32")
+        return bias + ops.take(table, ops.expand_dims(bucket, 1), axis=0), own + table[0]
+
     def _norm(self, x, epsilon):
         x = ops.cast(x, "float32")
         x = x - ops.mean(x, axis=-1, keepdims=True)
         return ops.cast(x * ops.rsqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + epsilon), self.compute_dtype)
 
-    def _heads(self, x, steps):
-        return ops.reshape(x, (-1, steps, self.num_heads, x.shape[-1] // self.num_heads))  # (B, T, H, E)
+    def _split(self, x):
+        """Returns the parts of U, V, Q and K of a last axis."""
+        return ops.split(x, [sum(self.widths[: i + 1]) for i in range(3)], axis=-1)
+
+    def _heads(self, x):
+        x = ops.reshape(x, (-1, x.shape[1] or ops.shape(x)[1], self.num_heads, x.shape[-1] // self.num_heads))  # (B, T, H, E)
+        return ops.transpose(x, (0, 2, 1, 3))  # (B, H, T, E)
 
     def compute_mask(self, inputs, previous_mask=None):
         return None  # the caller has the mask
 
-    def compute_output_shape(self, inputs_shape):
-        return tuple(inputs_shape)
+    def compute_output_shape(self, inputs_shape, target_shape=None):
+        return tuple(inputs_shape) if target_shape is None else (tuple(inputs_shape), tuple(target_shape))
+
+    def compute_output_spec(self, inputs, mask=None, gaps=None, training=None, *, target=None, target_only=False):
+        out = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
+        if target is None:
+            return out
+        row = keras.KerasTensor(target.shape, dtype=self.compute_dtype)
+        return row if target_only else (out, row)
 
     def get_config(self):
         return {
@@ -180,7 +238,8 @@ def time_buckets(gaps, buckets):
 class HSTUEncoder(keras.Layer):
     """HSTU layers over the events and the candidate as last token: pool `(B, D), (B, T, D) -> (B, D)`.
 
-    `X_0 = [s_1 ; .. ; s_T ; e]`, `X_l = HSTULayer(X_{l-1})`, the output is the candidate's row of X_L. Parameters: those of the layers.
+    `X_0 = [s_1 ; .. ; s_T ; e]`, `X_l = HSTULayer(X_{l-1})`, the output is the candidate's row of X_L. No event sees the candidate: events
+    with one row are encoded once for all candidates. Of the last layer only that row is computed. Parameters: those of the layers.
 
     Args:
         num_layers: L.
@@ -194,7 +253,7 @@ class HSTUEncoder(keras.Layer):
 
     Call arguments:
         target: e `(B, D)`.
-        events: s `(B, T, D)`, oldest first.
+        events: s `(B, T, D)`, oldest first; or `(1, T, D)`, the same for all targets, with mask and gaps `(1, T)`.
         mask: `(B, T)` bool, True = valid; None = all valid.
         gaps: int `(B, T)`, see `HSTULayer`.
 
@@ -204,6 +263,8 @@ class HSTUEncoder(keras.Layer):
     Source: HSTU (arXiv:2402.17152, section 2.2, ranking: the candidate among the actions).
     Deviations: the paper trains on every action of a user at once; here a row is one candidate, read at the end.
     """
+
+    one_row_arguments = ("events", "mask", "gaps")  # may have one row for all targets
 
     def __init__(
         self,
@@ -242,21 +303,16 @@ class HSTUEncoder(keras.Layer):
         self.built = True
 
     def call(self, target, events, mask=None, gaps=None, training=None):
-        if mask is None:
-            mask = ops.ones_like(events[..., 0], dtype="bool")  # (B, T)
-        x = ops.concatenate([events, ops.expand_dims(target, 1)], axis=1)  # (B, T + 1, D)
-        shown = ops.concatenate([mask, ops.ones_like(mask[:, :1])], axis=1)  # (B, T + 1)
-        if gaps is not None:
-            gaps = ops.pad(ops.cast(gaps, "int32"), ((0, 0), (0, 1)), constant_values=2)  # (B, T + 1): no time passes to the candidate
-        for unit in self.units:
-            x = unit(x, mask=shown, gaps=gaps, training=training)
-        return x[:, -1]  # (B, D)
+        context = {"mask": mask, "gaps": gaps, "training": training}
+        for unit in self.units[:-1]:
+            events, target = unit(events, target=target, **context)  # (B, T, D), (B, D)
+        return self.units[-1](events, target=target, target_only=True, **context)  # (B, D)
 
     def compute_mask(self, inputs, previous_mask=None):
         return None
 
     def compute_output_shape(self, target_shape, events_shape):
-        return (events_shape[0], events_shape[-1])
+        return tuple(target_shape)
 
     def get_config(self):
         return {**super().get_config(), "num_layers": self.num_layers, **self.layer_options}

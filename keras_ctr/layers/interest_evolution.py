@@ -161,8 +161,10 @@ class AUGRU(keras.Layer):
             x = x * ops.expand_dims(ops.cast(attention, x.dtype), -1)
         x = x + self.bias
         if self.kind in AUGRUCell.WEIGHED:
-            x = ops.cast(x, self.rnn.compute_dtype)
+            x = ops.cast(ops.broadcast_to(x, (*ops.shape(attention), x.shape[-1])), self.rnn.compute_dtype)
             x = ops.concatenate([x, ops.cast(ops.expand_dims(attention, -1), x.dtype)], axis=-1)  # (B, T, G U + 1)
+        if mask is not None:
+            mask = ops.broadcast_to(mask, ops.shape(x)[:2])
         return ops.cast(self.rnn(x, mask=mask), self.compute_dtype)
 
     def compute_mask(self, sequence, previous_mask=None):
@@ -354,6 +356,7 @@ class InterestEvolution(keras.Layer):
     """
 
     ATTENTIONS = ("bilinear", "din")
+    one_row_arguments = ("states", "mask")  # may have one row for all targets
 
     def __init__(self, *, kind="augru", attention="bilinear", attention_units=(80, 40), attention_activation="dice", **kwargs):
         super().__init__(**kwargs)
@@ -394,6 +397,8 @@ class InterestEvolution(keras.Layer):
         elif self.kind != "gru":
             _, attention = self.network(target, states, mask=mask, training=training)
         final = self.gru(states, attention, mask=mask)  # (B, U)
+        if self.kind == "gru":
+            final = ops.broadcast_to(final, (ops.shape(target)[0], final.shape[-1]))
         if not return_attention:
             return final
         return final, None if attention is None else ops.cast(attention, "float32")

@@ -1,14 +1,14 @@
 """The linear (wide) part: one weight per id."""
 
 import dataclasses
+import functools
 
 import keras
 from keras import ops
 
 from keras_ctr.layers.arguments import check_choice
-from keras_ctr.layers.embedding import FeatureEmbedding
+from keras_ctr.layers.embedding import FeatureEmbedding, without_vocabulary
 from keras_ctr.layers.numeric import NumericTokens
-from keras_ctr.layers.pooling import masked_mean
 from keras_ctr.schema import Schema, Sequence
 
 
@@ -27,6 +27,7 @@ class LinearLogit(keras.Layer):
         history_weights: `"shared"`: a history reads the weights of the table that it names, as embeddings do. `"own"`: every sequence
             has weights of its own, as in the public benchmarks.
         initializer: Keras initializer of the weights per id.
+        table_dtype: As for `FeatureEmbedding`.
 
     Raises:
         ValueError: On an unknown `numeric` or `history_weights`.
@@ -36,7 +37,17 @@ class LinearLogit(keras.Layer):
 
     HISTORY_WEIGHTS = ("shared", "own")
 
-    def __init__(self, schema, units=1, *, numeric="scale_embedding", history_weights="shared", initializer="zeros", **kwargs):
+    def __init__(
+        self,
+        schema,
+        units=1,
+        *,
+        numeric="scale_embedding",
+        history_weights="shared",
+        initializer="zeros",
+        table_dtype=None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         check_choice(self, "numeric", numeric, NumericTokens.KINDS)
         check_choice(self, "history_weights", history_weights, self.HISTORY_WEIGHTS)
@@ -49,7 +60,16 @@ class LinearLogit(keras.Layer):
         self.numeric = numeric
         self.history_weights = history_weights
         self.initializer = keras.initializers.get(initializer)
-        self.embedding = FeatureEmbedding(self.schema, units, initializer=self.initializer, name="embedding", dtype=self.dtype_policy)
+        # Every sequence as a group of its own: rows that are added up need not be put side by side first.
+        alone = [dataclasses.replace(f, group=f.name, target=None) if isinstance(f, Sequence) else f for f in self.schema.features]
+        self.embedding = FeatureEmbedding(
+            self.schema.replace(features=alone),
+            units,
+            initializer=self.initializer,
+            table_dtype=table_dtype,
+            name="embedding",
+            dtype=self.dtype_policy,
+        )
 
     def build(self, inputs_shape):
         self.embedding.build(inputs_shape)
@@ -74,10 +94,10 @@ class LinearLogit(keras.Layer):
             logit = logit + ops.sum(features["fields"], axis=1)  # (B, units)
         if "numeric" in features:
             logit = logit + ops.sum(self.numeric_tokens(features["numeric"]), axis=1)  # (B, units)
-        for group, events in features.get("sequences", {}).items():
-            pooled = masked_mean(events, features["masks"][group])  # (B, M*units)
-            pooled = ops.reshape(pooled, (-1, len(self.schema.sequence_groups[group]), self.units))  # (B, M, units)
-            logit = logit + ops.sum(pooled, axis=1)
+        for members in self.schema.sequence_groups.values():
+            total = sum(ops.sum(features["sequences"][s.name], axis=1) for s in members)  # (B, units), padded steps are zeros
+            valid = functools.reduce(ops.logical_or, [features["masks"][s.name] for s in members])  # (B, T)
+            logit = logit + total / ops.maximum(ops.sum(ops.cast(valid, total.dtype), axis=1, keepdims=True), 1)
         return logit
 
     def compute_output_shape(self, inputs_shape):
@@ -90,11 +110,12 @@ class LinearLogit(keras.Layer):
     def get_config(self):
         return {
             **super().get_config(),
-            "schema": self.embedding.get_config()["schema"],
+            "schema": self.schema.replace(features=[without_vocabulary(f) for f in self.schema.features]).to_dict(),
             "units": self.units,
             "numeric": self.numeric,
             "history_weights": self.history_weights,
             "initializer": keras.initializers.serialize(self.initializer),
+            "table_dtype": self.embedding.table_dtype,
         }
 
 

@@ -58,6 +58,7 @@ class User2ItemNetwork(keras.Layer):
     """
 
     TRANSITIONS = ("last", "all")
+    one_row_arguments = ("sequence", "context", "mask")  # may have one row for all targets
 
     def __init__(
         self,
@@ -186,6 +187,8 @@ class Item2ItemNetwork(keras.Layer):
     Source: DMR (Lyu et al., AAAI 2020), item-to-item network.
     """
 
+    one_row_arguments = ("sequence", "context", "mask")  # may have one row for all targets
+
     def __init__(
         self,
         hidden_units=(80, 40),
@@ -260,6 +263,7 @@ class OutputEmbedding(keras.Layer):
         negatives: Whether events and their sampled negatives are returned, too. They are looked up in training only, if negatives are
             given for the group; zeros stand for them otherwise.
         embedding_l2: Weight of `sum(rows^2) / B` over the rows gathered in a step, added to the loss.
+        table_dtype: As for `FeatureEmbedding`.
 
     Call arguments:
         inputs: Dict with the targets `(B,)` int; with `negatives` also the sequences and `<name>_negatives`, `(B, T)` int or None.
@@ -275,7 +279,7 @@ class OutputEmbedding(keras.Layer):
     Source: DMR (Lyu et al., AAAI 2020), the output embedding of its user-to-item network.
     """
 
-    def __init__(self, schema, embedding_dim, *, negatives=False, embedding_l2=0.0, **kwargs):
+    def __init__(self, schema, embedding_dim, *, negatives=False, embedding_l2=0.0, table_dtype=None, **kwargs):
         super().__init__(**kwargs)
         schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
         schema.check_fitted()
@@ -289,7 +293,7 @@ class OutputEmbedding(keras.Layer):
         # One field a table: all its ids of a step are read under that name.
         self.fields = {self.schema.table_of(s).name: s.target for members in self.groups.values() for s in members}
         own = OwnEmbedding(self.schema, self.fields.values(), embedding_dim).schema
-        self.embedding = FeatureEmbedding(own, embedding_dim, name="embedding", dtype=self.dtype_policy)
+        self.embedding = FeatureEmbedding(own, embedding_dim, table_dtype=table_dtype, name="embedding", dtype=self.dtype_policy)
         self.embedding_dim = embedding_dim
         self.negatives = negatives
         self.embedding_l2 = embedding_l2
@@ -368,11 +372,8 @@ class OutputEmbedding(keras.Layer):
 
     def compute_output_spec(self, inputs, training=None):
         shapes = self.compute_output_shape({name: tensor.shape for name, tensor in inputs.items()})
-        dtypes = {"negative_masks": "bool"}
-        return {
-            key: {group: keras.KerasTensor(shape, dtype=dtypes.get(key, self.compute_dtype)) for group, shape in value.items()}
-            for key, value in shapes.items()
-        }
+        kinds = {"negative_masks": "bool"}
+        return {k: {g: keras.KerasTensor(s, dtype=kinds.get(k, self.compute_dtype)) for g, s in v.items()} for k, v in shapes.items()}
 
     def get_config(self):
         return {
@@ -381,6 +382,7 @@ class OutputEmbedding(keras.Layer):
             "embedding_dim": self.embedding_dim,
             "negatives": self.negatives,
             "embedding_l2": self.embedding_l2,
+            "table_dtype": self.embedding.table_dtype,
         }
 
 

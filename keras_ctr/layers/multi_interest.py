@@ -196,6 +196,8 @@ class MultiInterestExtractor(keras.Layer):
     the paper writes one attention on target and position, its hidden widths and the FFN are those of the codes.
     """
 
+    one_row_arguments = ("sequence", "mask")  # may have one row for all targets
+
     def __init__(
         self,
         num_heads=4,

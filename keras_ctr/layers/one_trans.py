@@ -132,7 +132,8 @@ class OneTransBlock(keras.Layer):
 
     Call arguments:
         tokens: NS `(B, N, D)`.
-        events: S `(B, T, D)`, oldest first; None for a block over the other tokens alone.
+        events: S `(B, T, D)`, oldest first; or `(1, T, D)`, the same for all rows, with a mask `(1, T)`, and so are S' and its mask then.
+            None for a block over the other tokens alone.
         mask: `(B, T)` bool, True = valid; None = all valid.
         return_attention: Whether to return `(Y, {"events": A_S, "tokens": A_NS})`, A_S `(B, H, T', T)` without `keep=0`, A_NS
             `(B, H, N, T + N)`, the events first; float32, keys that are hidden weigh 0.
@@ -147,6 +148,9 @@ class OneTransBlock(keras.Layer):
     Source: OneTrans (arXiv:2510.26104, sections 3.3 and 3.4).
     Deviations: the share counts valid events, not steps, so that padding decides nothing.
     """
+
+    # May have one row for all rows of the tokens; those outputs then have one, too.
+    one_row_arguments = one_row_outputs = ("events", "mask")
 
     def __init__(self, num_heads=4, *, expansion=4, keep=1.0, activation="gelu", dropout=0.0, epsilon=RMS_NORM_EPSILON, **kwargs):
         super().__init__(**kwargs)
@@ -205,7 +209,7 @@ class OneTransBlock(keras.Layer):
             raise ValueError(f"OneTransBlock '{self.name}' was built {'with' if self.reads_events else 'without'} events: call it so")
         count = tokens.shape[1]
         query, key, value = ops.split(per_token(self.attention_norm(tokens), self.tokens_kernel), 3, axis=-1)  # (B, N, D) each
-        shown = ops.expand_dims(ops.arange(count)[:, None] >= ops.arange(count)[None, :], 0)  # (1, N, N)
+        memory = [(key, value, ops.expand_dims(ops.arange(count)[:, None] >= ops.arange(count)[None, :], 0))]  # the last (1, N, N)
         attention, out = {}, {}
         if self.reads_events:
             mask = ops.ones_like(events[..., 0], dtype="bool") if mask is None else mask  # (B, T)
@@ -216,12 +220,11 @@ class OneTransBlock(keras.Layer):
                 older = ops.expand_dims(steps_back(mask), 1) >= ops.expand_dims(age, 2)  # (B, T', T)
                 older = ops.logical_and(older, ops.expand_dims(mask, 1))
                 asked = ops.matmul(normed, self.query_kernel)  # (B, T', D)
-                change, attention["events"] = self._attend(asked, events_key, events_value, older, return_attention)
+                change, attention["events"] = self._attend(asked, [(events_key, events_value, older)], return_attention)
                 out["events"] = self._fed(kept_events + change, self.events_ffn, training)  # (B, T', D)
-            key, value = ops.concatenate([events_key, key], axis=1), ops.concatenate([events_value, value], axis=1)  # (B, T + N, D)
-            all_events = ops.repeat(ops.expand_dims(mask, 1), count, axis=1)  # (B, N, T)
-            shown = ops.concatenate([all_events, ops.logical_or(ops.zeros_like(all_events[..., :1]), shown)], axis=-1)  # (B, N, T + N)
-        change, attention["tokens"] = self._attend(query, key, value, shown, return_attention)
+            # Apart, not side by side with the tokens' keys: the events may have one row for all.
+            memory = [(events_key, events_value, ops.expand_dims(mask, 1)), *memory]
+        change, attention["tokens"] = self._attend(query, memory, return_attention)
         out["tokens"] = self._fed(tokens + change, self.tokens_ffn, training)  # (B, N, D)
         return (out, attention) if return_attention else out
 
@@ -236,18 +239,29 @@ class OneTransBlock(keras.Layer):
         newest = self.recent(events, mask=mask)  # (B, T', D)
         return newest, self.attention_norm(newest), age <= left, age
 
-    def _attend(self, query, key, value, shown, return_attention):
-        """Returns what queries `(B, Q, D)` gather from keys `(B, K, D)` as far as shown `(B, Q, K)`, times W_O, and the weights."""
+    def _attend(self, query, memory, return_attention):
+        """Returns what queries `(B, Q, D)` gather, times W_O, and the weights, over all of memory.
+
+        Memory lists `(keys, values, shown)`, `(B, K, D)` twice and bool `(B, Q, K)`; B may be 1, and the Q of shown.
+        """
         head = query.shape[-1] // self.num_heads
         q = ops.transpose(self._heads(query * head**-0.5), (0, 2, 1, 3))  # (B, H, Q, E)
-        k = ops.transpose(self._heads(key), (0, 2, 3, 1))  # (B, H, E, K)
-        v = ops.transpose(self._heads(value), (0, 2, 1, 3))  # (B, H, K, E)
-        shown = ops.expand_dims(shown, 1)  # (B, 1, Q, K)
-        weights = ops.softmax(ops.cast(ops.matmul(q, k), "float32") + key_bias(shown), axis=-1)  # (B, H, Q, K)
-        out = ops.transpose(ops.matmul(ops.cast(weights, v.dtype), v), (0, 2, 1, 3))  # (B, Q, H, E)
-        out = ops.reshape(out, (-1, out.shape[1] or ops.shape(out)[1], query.shape[-1]))
+        scores, values = [], []
+        for key, value, shown in memory:
+            products = ops.matmul(q, ops.transpose(self._heads(key), (0, 2, 3, 1)))  # (B, H, Q, K)
+            scores.append(ops.cast(products, "float32") + key_bias(ops.expand_dims(shown, 1)))
+            values.append(ops.transpose(self._heads(value), (0, 2, 1, 3)))  # (B, H, K, E)
+        weights = ops.softmax(scores[0] if len(memory) == 1 else ops.concatenate(scores, axis=-1), axis=-1)
+        weights = [weights] if len(memory) == 1 else _cut(weights, memory[-1][0].shape[1])
+        gathered = [ops.matmul(ops.cast(w, v.dtype), v) for w, v in zip(weights, values, strict=True)]  # (B, H, Q, E) each
+        out = gathered[0] if len(memory) == 1 else gathered[0] + gathered[1]
+        out = ops.transpose(out, (0, 2, 1, 3))  # (B, Q, H, E)
+        out = ops.matmul(ops.reshape(out, (-1, out.shape[1] or ops.shape(out)[1], query.shape[-1])), self.output_kernel)
+        if not return_attention:
+            return out, None
         # A hidden step that no key is shown to has a softmax over nothing. Its weights are 0 where they are looked at.
-        return ops.matmul(out, self.output_kernel), weights * ops.cast(shown, "float32") if return_attention else None
+        weights = [w * ops.cast(ops.expand_dims(shown, 1), "float32") for w, (*_, shown) in zip(weights, memory, strict=True)]
+        return out, weights[0] if len(memory) == 1 else ops.concatenate(weights, axis=-1)
 
     def _heads(self, x):
         return ops.reshape(x, (-1, x.shape[1] or ops.shape(x)[1], self.num_heads, x.shape[-1] // self.num_heads))
@@ -277,7 +291,7 @@ class OneTransBlock(keras.Layer):
         count = tokens.shape[1]
         weights = {"tokens": (tokens.shape[0], self.num_heads, count, None if steps is None else steps + count)}
         if "events" in shapes:
-            weights = {"events": (tokens.shape[0], self.num_heads, shapes["events"][1], steps), **weights}
+            weights = {"events": (events.shape[0], self.num_heads, shapes["events"][1], steps), **weights}
         attention = {key: keras.KerasTensor(shape, dtype="float32") for key, shape in weights.items()}
         return (out, attention) if return_attention else out
 
@@ -313,6 +327,13 @@ def pyramid_shares(num_layers, pyramid):
     if isinstance(pyramid, (str, bool)) or not isinstance(pyramid, (int, float)) or not 0 < pyramid <= 1:
         raise ValueError(f"pyramid must be 'linear' or a share in (0, 1], got {pyramid!r}")
     return [pyramid] * (num_layers - 1) + [0.0]
+
+
+def _cut(weights, last):
+    """Returns weights `(.., K)` as all but the `last` and the last; a split where K is known, as its gradient is the cheaper one."""
+    if weights.shape[-1] is None:
+        return [weights[..., :-last], weights[..., -last:]]
+    return ops.split(weights, [weights.shape[-1] - last], axis=-1)
 
 
 def _glorot(parts, stack=1):

@@ -7,7 +7,7 @@ from keras import ops
 def masked_mean(events, mask):
     """Returns the mean over the valid steps, zeros where there is none: `(B, T, D), (B, T) -> (B, D)`."""
     weights = ops.cast(mask, events.dtype)  # (B, T)
-    total = ops.sum(events * ops.expand_dims(weights, -1), axis=1)  # (B, D)
+    total = ops.squeeze(ops.matmul(ops.expand_dims(weights, 1), events), 1)  # (B, D)
     return total / ops.maximum(ops.sum(weights, axis=1, keepdims=True), 1)
 
 

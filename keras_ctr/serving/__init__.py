@@ -22,6 +22,7 @@ _EXPORTS = {
     "check_runtime": "runtimes",
     "export_runtime": "runtimes",
     "quantization_cost": "quantized",
+    "with_small_tables": "small_tables",
 }
 
 __all__ = sorted(_EXPORTS)

@@ -13,6 +13,7 @@ from keras_ctr.serving.ranking import candidate_names
 from keras_ctr.serving.raw_rows import as_table
 from keras_ctr.serving.runtimes import check_model, check_packages, write_runtimes
 from keras_ctr.serving.server_files import write_server_files
+from keras_ctr.serving.small_tables import card_entry, with_small_tables
 from keras_ctr.serving.warmup import make_records, replay_warmup, write_warmup
 
 WARMUP_ROWS = 32
@@ -28,6 +29,7 @@ def export_bundle(
     vocabularies=None,
     rows=None,
     candidate_features=None,
+    tables=None,
     runtimes=(),
     name=None,
     card=None,
@@ -46,7 +48,8 @@ def export_bundle(
 
     The version is written under another name in `path`. Its warm-up requests are then replayed through TensorFlow's C API, where every
     answer must equal `model.predict` on rows that were encoded offline, and so must those of the files for other runtimes where the
-    runtime is installed. Only then is it renamed: a server that watches `path` sees a whole, working version or none.
+    runtime is installed; with `tables` it is `predict` of the model with these tables (`with_small_tables`). Only then is it renamed: a
+    server that watches `path` sees a whole, working version or none.
 
     Args:
         model: A model built by a factory of this package on `schema` (TensorFlow backend), or a calibrated one.
@@ -56,6 +59,8 @@ def export_bundle(
         vocabularies: `{table: keras_ctr.data.Vocabulary}`; those that stand in the schema need not be repeated.
         rows: Raw rows, an Arrow table or `{column: list}`, of which the first 32 become warm-up requests. None: no warm-up, no replay.
         candidate_features: Names of the candidates' features in `rank`. None: all but the sequences and the schema's group.
+        tables: `"int8"` or `"float16"`: what is written has its embedding tables in this type, and the card says under `tables` what that
+            changed. None: as they are.
         runtimes: Other runtimes to write a file for: `"onnx"`, `"litert"` (`export_runtime`). The card says under `runtimes` how each was
             checked.
         name: Name under which the model is served.
@@ -68,8 +73,8 @@ def export_bundle(
 
     Raises:
         FileExistsError: If the version exists and `overwrite` is False.
-        ValueError: On a version that is no positive number, an unknown runtime, a model that the runtimes do not take, or if an answer
-            differs from `predict`; nothing is published then.
+        ValueError: On a version that is no positive number, an unknown runtime, a model that the runtimes do not take, tables as
+            `with_small_tables` refuses them, or if an answer differs from `predict`; nothing is published then.
         ImportError: If `runtimes` needs packages that are missing, before anything is written.
         RuntimeError: If the active Keras backend is not TensorFlow, or the C API cannot load or run the model.
         SchemaError: If model, schema, vocabularies and rows do not fit together, or on wrong `candidate_features`.
@@ -80,9 +85,12 @@ def export_bundle(
     if version is not None and (path / str(version)).exists() and not overwrite:
         raise FileExistsError(f"{path / str(version)} exists; choose another version, None for the next free one, or pass overwrite=True")
     runtimes = tuple(dict.fromkeys([runtimes] if isinstance(runtimes, str) else runtimes))
+    check_packages(runtimes)
+    given, report = model, None
+    if tables is not None:
+        model, report = with_small_tables(given, tables)
     if runtimes:
-        check_packages(runtimes)
-        check_model(model)
+        check_model(model, runtimes)
     name = path.resolve().name if name is None else name
     vocabularies, candidates = _vocabularies(schema, vocabularies or {}), candidate_names(schema, candidate_features)
     table = None if rows is None else as_table(rows, schema, WARMUP_ROWS)
@@ -98,7 +106,8 @@ def export_bundle(
             replayed = {"records": count, "largest_difference": largest}
             requests = [(record.inputs, record.outputs) for record in records if record.signature == "encoded"]
         written = write_runtimes(model, bundle, runtimes, requests, tolerance=tolerance)
-        document = make_card(model, schema, name=name, candidates=candidates, signatures=SIGNATURES, warmup=replayed, given=card)
+        document = make_card(given, schema, name=name, candidates=candidates, signatures=SIGNATURES, warmup=replayed, given=card)
+        document["tables"] = None if tables is None else card_entry(given, tables, report)
         document["runtimes"] = written
         write_server_files(path, name)
         return _publish(bundle, path, version, document, staging, overwrite)

@@ -82,6 +82,11 @@ def as_markdown(card):
         difference = found["largest_difference"]
         checked = "not checked" if difference is None else f"largest difference from `predict` {difference:.1e} in {found['runtime']}"
         lines += ["", f"For {kind}: `{found['file']}`, which takes ids as `encoded` does; {checked}."]
+    if tables := card.get("tables"):
+        scales = ", int8 with one float32 scale a row" if tables["dtype"] == "int8" else ""
+        size = f"{tables['bytes_before']:,} bytes before, {tables['bytes_after']:,} after"
+        change = f"the largest change of a weight is {tables['largest_error']:.2g}"
+        lines += ["", f"Embedding tables are stored in {tables['dtype']}{scales}: {size}; {change}. Metrics above are of float32 tables."]
     lines += ["", "## Features", "", "| feature | kind | raw type | table | rows |", "|---|---|---|---|---|"]
     lines += [f"| {' | '.join(str(row[key]) for key in row)} |" for row in card["features"]]
     versions = ", ".join(f"{package} {version}" for package, version in card["versions"].items())

@@ -6,15 +6,18 @@ import keras
 import numpy as np
 
 from keras_ctr import metrics
+from keras_ctr.layers import FeatureEmbedding
+from keras_ctr.layers.embedding_storage import SMALL_DTYPES, small_dtype, small_row_bytes
 from keras_ctr.schema import nearest
 
 __all__ = ["DTYPES", "QuantizedTable", "cost_report", "quantization_cost", "quantize_rows", "quantized"]
 
-DTYPES = ("int8", "float16")
+DTYPES = tuple(SMALL_DTYPES)
 """Types of the rows."""
 COMPARED = ("auc", "gauc", "logloss")
 """Metrics of which the cost is told."""
 _INT8_MAX = 127
+_CHUNK = 1 << 18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +65,9 @@ def quantized(model, dtype="int8"):
     """Returns a copy of a model with the accuracy that smaller tables would have, and the size they would take.
 
     The rows of every embedding table are quantised (`quantize_rows`) and turned back into float32: the copy predicts what a server with
-    quantised tables would, so its AUC is the price, but it is no smaller itself, and neither is its export. Tables that would not get
-    smaller (int8 rows of width 1 with their scale) are left alone. The copy is not compiled.
+    quantised tables would, so its AUC is the price, but it is no smaller itself, and neither is its export: that is
+    `keras_ctr.serving.with_small_tables`. Tables that would not get smaller (int8 rows of width 1 with their scale) are left alone. The
+    copy is not compiled.
 
     Args:
         model: A `CTRModel`.
@@ -73,24 +77,32 @@ def quantized(model, dtype="int8"):
         `(model, {variable path: QuantizedTable})`.
 
     Raises:
-        ValueError: If the model has no embedding table, or as `quantize_rows`.
+        ValueError: If the model has no embedding table, its tables are small already, or as `quantize_rows`.
     """
     _check_dtype(dtype)
-    _tables(model)
+    embeddings(model)
     copied = type(model).from_config(model.get_config())
     copied.set_weights(model.get_weights())
     report = {}
     for variable in _tables(copied):
-        table = keras.ops.convert_to_numpy(variable)
-        values, scales = quantize_rows(table, dtype)
-        size = values.nbytes + (scales.nbytes if dtype == "int8" else 0)
-        if size >= table.nbytes:
-            continue
-        restored = values.astype(np.float32) * scales[:, None]
-        variable.assign(restored)
-        error = float(np.abs(restored - table).max(initial=0.0))
-        report[variable.path] = QuantizedTable(*table.shape, table.nbytes, size, error)
+        found = smaller(keras.ops.convert_to_numpy(variable), dtype)
+        if found is not None:
+            values, scales, report[variable.path] = found
+            variable.assign(values.astype(np.float32) * scales[:, None])
     return copied, report
+
+
+def smaller(table, dtype):
+    """Returns `(values, scales, QuantizedTable)` of a table, part by part as `quantize_rows`; None if it would not get smaller."""
+    table = np.asarray(table)
+    if small_dtype(dtype, table.shape[1]) is None:
+        return None
+    values, scales, error = np.empty(table.shape, dtype), np.empty(len(table), np.float32), 0.0
+    for start in range(0, len(table), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        values[part], scales[part] = quantize_rows(table[part], dtype)
+        error = max(error, float(np.abs(values[part].astype(np.float32) * scales[part, None] - table[part]).max(initial=0.0)))
+    return values, scales, QuantizedTable(*table.shape, table.nbytes, len(table) * small_row_bytes(table.shape[1], dtype), error)
 
 
 def quantization_cost(model, x, y, *, dtypes=DTYPES, groups=None, sample_weight=None, batch_size=4096):
@@ -158,8 +170,6 @@ def cost_report(model, report, before, after):
         report: What `quantized` reports.
         before, after: `{label: {metric: value}}` of the model and of the copy with smaller tables.
     """
-    size = sum(int(np.prod(v.shape)) * np.dtype(v.dtype).itemsize for v in _tables(model))
-    saved = sum(table.bytes_before - table.bytes_after for table in report.values())
     labels = {}
     for label, values in before.items():
         labels[label] = {
@@ -167,8 +177,15 @@ def cost_report(model, report, before, after):
             for metric in COMPARED
             if metric in values and metric in after[label]
         }
+    return {**sizes(model, report), "labels": labels}
+
+
+def sizes(model, report):
+    """Returns `{"bytes_before", "bytes_after", "largest_error"}` of all tables of a model, those that stay in float32 among them."""
+    size = sum(int(np.prod(v.shape)) * np.dtype(v.dtype).itemsize for v in _tables(model))
+    saved = sum(table.bytes_before - table.bytes_after for table in report.values())
     error = max((table.largest_error for table in report.values()), default=0.0)
-    return {"bytes_before": size, "bytes_after": size - saved, "largest_error": error, "labels": labels}
+    return {"bytes_before": size, "bytes_after": size - saved, "largest_error": error}
 
 
 def _check_dtype(dtype):
@@ -176,11 +193,22 @@ def _check_dtype(dtype):
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
 
 
-def _tables(model):
-    """Returns the variables that hold a model's fused embedding tables."""
-    from keras_ctr.layers import FeatureEmbedding
+def embeddings(model):
+    """Returns the `FeatureEmbedding` layers of a model, also those inside of other layers, with tables in float32.
 
+    Raises:
+        ValueError: If there is none, or its tables are small already.
+    """
     layers = [layer for layer in model._flatten_layers() if isinstance(layer, FeatureEmbedding)]
     if not layers:
         raise ValueError(f"model '{model.name}' has no FeatureEmbedding layer, so there is nothing to quantise")
-    return [variable for layer in layers for variable in layer._tables.values()]
+    for layer in layers:
+        if layer.table_dtype:
+            had = f"has {layer.table_dtype} tables already"
+            raise ValueError(f"layer '{layer.path}' of the model '{model.name}' {had}: take the model from before that")
+    return layers
+
+
+def _tables(model):
+    """Returns the variables that hold a model's fused embedding tables."""
+    return [variable for layer in embeddings(model) for variable in layer._tables.values()]

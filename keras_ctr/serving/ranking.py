@@ -1,11 +1,14 @@
 """One user against N candidates: a model's graph with the user's side run once, on one row."""
 
+import functools
+import inspect
+
 import keras
 import tensorflow as tf
 from keras import tree
 
+from keras_ctr.layers import FeatureEmbedding
 from keras_ctr.schema import SchemaError, Sequence, nearest
-from keras_ctr.serving.ranking_embedding import call_embedding, splits
 
 
 def candidate_names(schema, given=None):
@@ -47,8 +50,12 @@ def rank(model, encoded, candidates):
     """Returns what the model says of N rows that share the user's features: `{label: (N, 1)}`.
 
     The functional graph is walked operation by operation, on the model's own layers. One whose tensors all come from user features runs
-    on one row; where it meets tensors of candidates, the user's are repeated N times, each once. `FeatureEmbedding`, one layer over all
-    features, looks up the user's features once and the candidates' N times.
+    on one row; where it meets tensors of candidates, the user's are repeated N times, each once, unless the layer can do without:
+
+    - `FeatureEmbedding`, one layer over all features, looks up the user's features once and the candidates' N times (`shared`).
+    - A layer may have a class attribute `one_row_arguments`, names of call arguments that may have one row where the others have N, with
+      the outcome of N equal rows: a history that the layer encodes before it reads it for each candidate. They are passed so if all of
+      those given are the user's. `one_row_outputs` are the keys of its output dict that have one row then.
 
     Args:
         model: A functional model whose inputs and outputs are dicts, such as a factory returns.
@@ -98,12 +105,13 @@ class _Walk:
             self._once.add(id(tensor))
 
     def _call(self, node):
-        operation, tensors = node.operation, [t for t in node.arguments.keras_tensors if self._values[id(t)] is not None]
-        once = all(id(t) in self._once for t in tensors)
-        if not once and splits(operation):
+        operation = node.operation
+        once = all(id(t) in self._once for t in node.arguments.keras_tensors if self._values[id(t)] is not None)
+        if not once and _looks_up_by_side(operation):
             inputs = node.arguments.args[0]
-            given = {name: (self._values[id(t)], id(t) in self._once) for name, t in inputs.items()}
-            values, sides = call_embedding(operation, given, self.repeat)
+            shared = [name for name, t in inputs.items() if name in operation.schema and id(t) in self._once]
+            values = operation({name: self._values[id(t)] for name, t in inputs.items()}, shared=shared)
+            sides = operation.shared_outputs(shared)
             for tensor, value, side in zip(node.outputs, tree.flatten(values), tree.flatten(sides), strict=True):
                 self._set(tensor, value, side)
             return
@@ -115,12 +123,37 @@ class _Walk:
             for tensor, inner in zip(node.outputs, operation._outputs, strict=True):
                 self._set(tensor, self._values[id(inner)], id(inner) in self._once)
             return
-        filled = {id(t): self.value(t, repeat=not once) for t in tensors}
-        args, kwargs = node.arguments.fill_in(filled)
+        args, kwargs, one_row = self._arguments(node, repeat=not once)
         if "training" in getattr(operation, "_call_context_args", ()):
             kwargs["training"] = False
-        for tensor, value in zip(node.outputs, tree.flatten(operation(*args, **kwargs)), strict=True):
-            self._set(tensor, value, once)
+        outputs = tree.flatten_with_path(operation(*args, **kwargs))
+        for tensor, (path, value) in zip(node.outputs, outputs, strict=True):
+            self._set(tensor, value, once or (bool(path) and path[-1] in one_row))
+
+    def _arguments(self, node, repeat):
+        """Returns the arguments of a node, by position and by name, and the keys of outputs that have one row while others have N."""
+        names = getattr(node.operation, "one_row_arguments", ()) if repeat else ()
+        if names:
+            bound = inspect.signature(node.operation.call).bind(*node.arguments.args, **node.arguments.kwargs)
+            tensors = [t for name in names for t in tree.flatten(bound.arguments.get(name)) if isinstance(t, keras.KerasTensor)]
+            if tensors and all(id(t) in self._once for t in tensors):
+                for name, argument in bound.arguments.items():
+                    filled = functools.partial(self._filled, repeat=name not in names)
+                    bound.arguments[name] = tree.map_structure(filled, argument)
+                return bound.args, bound.kwargs, getattr(node.operation, "one_row_outputs", ())
+        args, kwargs = node.arguments.fill_in({id(t): self._filled(t, repeat) for t in node.arguments.keras_tensors})
+        return args, kwargs, ()
+
+    def _filled(self, argument, repeat):
+        """Returns the value of an argument; what is no symbolic tensor stays itself."""
+        if not isinstance(argument, keras.KerasTensor):
+            return argument
+        return None if self._values[id(argument)] is None else self.value(argument, repeat=repeat)
+
+
+def _looks_up_by_side(operation):
+    """Whether an operation is a `FeatureEmbedding`, and no subclass with a call of its own."""
+    return isinstance(operation, FeatureEmbedding) and type(operation).call is FeatureEmbedding.call
 
 
 def _is_graph(operation, node):

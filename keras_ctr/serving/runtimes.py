@@ -39,8 +39,8 @@ def export_runtime(model, path, *, overwrite=False):
         The path as a `pathlib.Path`.
 
     Raises:
-        ValueError: On another ending, a model that computes in half precision, which the exporters do not take, or one with 2 GiB of
-            weights, which no file of these formats holds.
+        ValueError: On another ending, a model that computes in half precision, which the exporters do not take, one with 2 GiB of
+            weights, which no file of these formats holds, or float16 tables (`with_small_tables`) for LiteRT, which looks up none.
         FileExistsError: If the file exists and `overwrite` is False.
         ImportError: If a package is missing.
         RuntimeError: If the active Keras backend is not TensorFlow, or the exporter fails on the model.
@@ -52,7 +52,7 @@ def export_runtime(model, path, *, overwrite=False):
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; choose another file or pass overwrite=True")
     check_packages([kind])
-    check_model(model)
+    check_model(model, [kind])
     optional = getattr(model, "optional_inputs", frozenset())
     signature = [{t.name: keras.InputSpec(t.dtype, t.shape, name=t.name) for t in model.inputs if t.name not in optional}]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,11 +85,13 @@ def check_packages(runtimes):
             raise ImportError(f"the export to ONNX needs {', '.join(missing)}: pip install 'keras_ctr[onnx]'")
 
 
-def check_model(model):
-    """Raises ValueError for a model that the exporters do not take, or whose weights no file holds."""
+def check_model(model, runtimes=()):
+    """Raises ValueError for a model that the exporters do not take, whose weights no file holds, or whose tables a runtime cannot read."""
     low = sorted({layer.compute_dtype for layer in model._flatten_layers(include_self=False)} & {"float16", "bfloat16"})
     if low:
         raise ValueError(f"model '{model.name}' computes in {low[0]}, which this export does not take: build it under the policy float32")
+    if "litert" in runtimes and any(getattr(layer, "table_dtype", None) == "float16" for layer in model._flatten_layers()):
+        raise ValueError(f"model '{model.name}' has float16 tables, in which LiteRT has no look-up: take int8")
     size = sum(int(np.prod(v.shape)) * np.dtype(v.dtype).itemsize for v in model.variables)
     if size > _LARGEST:
         advice = "hashing or quotient-remainder tables make it smaller; a SavedModel has no such limit"

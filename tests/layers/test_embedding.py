@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from keras import tree
 
 from keras_ctr import Categorical, Numeric, Schema, SchemaError, Sequence
 from keras_ctr.layers import FeatureEmbedding, LinearLogit, SequencePooling
@@ -354,3 +355,50 @@ def test_a_model_may_be_called_without_its_negatives(tmp_path):
     np.testing.assert_array_equal(loaded.predict(x, verbose=0)["click"], expected)
     with pytest.raises(KeyError, match="'brand'"):
         model.predict({k: v for k, v in x.items() if k != "brand"}, verbose=0)
+
+
+SHARED = [
+    ("user",),
+    ("user", "items", "actions"),
+    ("item", "price", "brands"),
+    ("user", "brand", "item", "price"),
+    ("items", "actions", "brands"),
+]
+
+
+@pytest.mark.parametrize("shared", SHARED, ids="-".join)
+def test_shared_features_have_one_row(shared):
+    schema = mixed_schema()
+    x, _ = random_rows(schema, 17)
+    x = {name: x[name] for name in schema.feature_names}
+    once = {name: value[2:3] if name in shared else value for name, value in x.items()}
+    rows = {name: np.repeat(value[2:3], 17, axis=0) if name in shared else value for name, value in x.items()}
+    layer = FeatureEmbedding(schema, DIM, initializer="random_normal", embedding_l2=0.5, negatives=("items", "actions"))
+    expected, found, sides = layer(rows), layer(once, shared=shared), layer.shared_outputs(shared)
+    assert not layer.losses
+    made = {
+        "fields": ("user", "brand", "item"),
+        "numeric": ("price",),
+        "g": ("items", "actions"),
+        "h": ("brands",),
+        "targets": ("item", "actions"),
+    }
+    inputs = {n: keras.Input(batch_shape=(1 if n in shared else None, *v.shape[1:]), dtype=v.dtype.name) for n, v in once.items()}
+    symbolic = tree.flatten(layer(inputs, shared=shared))
+    for (path, one), whole, side, symbol in zip(
+        tree.flatten_with_path(found), tree.flatten(expected), tree.flatten(sides), symbolic, strict=True
+    ):
+        assert side == set(made.get(path[0], made.get(path[-1]))).issubset(shared), path
+        assert one.shape == ((1, *whole.shape[1:]) if side else whole.shape)
+        assert symbol.shape == (1 if side else None, *whole.shape[1:])
+        np.testing.assert_allclose(one, whole[:1] if side else whole, rtol=1e-6, atol=1e-7)
+
+
+def test_what_is_shared_is_checked():
+    x, _ = random_rows(mixed_schema(), 5)
+    layer = FeatureEmbedding(mixed_schema(), DIM)
+    for call in (lambda shared: layer(x, shared=shared), layer.shared_outputs):
+        with pytest.raises(ValueError, match="shared names 'usre', which is no feature.*did you mean 'user'"):
+            call(("usre",))
+        with pytest.raises(ValueError, match="shared lacks actions of the group 'g'"):
+            call(("items", "user"))

@@ -110,6 +110,21 @@ def test_a_longer_history_weighs_more():
 
 
 @pytest.mark.parametrize("use_time", [False, True])
+def test_a_target_is_one_more_step(use_time):
+    """Behind all others, whether it stands in X or apart from it."""
+    layer, x, target = built(layer_of(use_time=use_time), (None, T, D)), normal(B, T, D), normal(B, D, seed=1)
+    shown = np.concatenate([mask(), np.ones((B, 1), bool)], axis=1)
+    times = {"gaps": gaps()} if use_time else {}
+    longer = {key: np.pad(value, ((0, 0), (0, 1)), constant_values=2) for key, value in times.items()}
+    whole = np.asarray(layer(np.concatenate([x, target[:, None]], axis=1), mask=shown, **longer))
+    steps, row = layer(x, mask=mask(), target=target, **times)
+    np.testing.assert_allclose(steps, whole[:, :-1], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(row, whole[:, -1], rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(layer(x, mask=mask(), **times), steps)
+    np.testing.assert_allclose(layer(x, mask=mask(), target=target, target_only=True, **times), row, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("use_time", [False, True])
 def test_contract(use_time):
     check_layer(
         layer_of(use_time=use_time),
@@ -117,6 +132,17 @@ def test_contract(use_time):
         call_kwargs={"mask": mask(), **({"gaps": gaps()} if use_time else {})},
         sequence=(0, "gaps"),
         mask_output="sequence",
+        low_precision_tolerance=0.1,
+    )
+
+
+def test_contract_with_a_target():
+    check_layer(
+        layer_of(use_time=True),
+        (B, T, D),
+        call_kwargs={"mask": mask(), "gaps": gaps(), "target": (B, D)},
+        sequence=(0, "gaps"),
+        mask_output=["sequence", "pool"],
         low_precision_tolerance=0.1,
     )
 
@@ -183,6 +209,7 @@ def test_parameter_count():
         (lambda: HSTULayer(dropout=1.0), "dropout"),
         (lambda: HSTULayer(2).build((None, T, D)), "2 heads do not divide the width 11"),
         (lambda: built(layer_of(use_time=True), (None, T, D))(normal(B, T, D)), "time bias"),
+        (lambda: built(layer_of(), (None, T, D))(normal(B, T, D), target_only=True), "target_only needs a target"),
         (lambda: HSTUEncoder(0), "num_layers"),
         (lambda: encoder().build((None, D + 1), (None, T, D)), "the target is 12 wide"),
     ],

@@ -2,6 +2,7 @@
 
 import math
 
+import keras
 import numpy as np
 import pytest
 
@@ -152,6 +153,15 @@ def test_a_pyramid_computes_the_newest_of_what_it_would_compute_without(keep):
     for b in range(B if keep else 0):
         newest = np.asarray(expected["events"][b])[mask()[b]][::-1][: math.ceil(keep * mask()[b].sum())][::-1]
         np.testing.assert_allclose(np.asarray(out["events"][b])[np.asarray(out["mask"][b])], newest, **CLOSE)
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.0])
+def test_an_unknown_number_of_events(keep):
+    layer, (tokens, events) = made(keep), inputs()
+    x = [keras.Input(shape) for shape in ((N, D), (None, D))] + [keras.Input((None,), dtype="bool")]
+    model = keras.Model(x, layer(*x[:2], mask=x[2])["tokens"])
+    expected = layer(tokens, events, mask=mask())["tokens"]
+    np.testing.assert_allclose(model.predict([tokens, events, mask()], verbose=0), expected, **CLOSE)
 
 
 def test_causality():

@@ -1,5 +1,8 @@
 """Ranking requests: which features are the candidate's, and that the user's side runs on one row."""
 
+import functools
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ import tensorflow as tf
 
 import keras_ctr
 from keras_ctr import Categorical, Numeric, Schema, SchemaError, Sequence
+from keras_ctr.models.ctr_model import CTRModel, build_inputs, logits, predictions
 from keras_ctr.serving import ranking
 from tests.sample import full_schema, random_rows
 
@@ -103,7 +107,6 @@ def test_every_kind_of_table(candidates):
 
 def with_negatives(schema):
     from keras_ctr import layers
-    from keras_ctr.models.ctr_model import CTRModel, build_inputs, logits, predictions
 
     names = [sequence.name for sequence in schema.sequences]
     inputs = build_inputs(schema, negatives=names)
@@ -124,8 +127,8 @@ def test_optional_inputs():
 def test_a_model_within_a_model_is_walked_too(monkeypatch):
     schema = full_schema()
     inner = randomised("DNN", schema)
-    inputs = keras_ctr.models.ctr_model.build_inputs(schema)
-    outer = keras_ctr.models.CTRModel(inputs, {"click": inner(inputs)["click"] * 0.5}, name="outer")
+    inputs = build_inputs(schema)
+    outer = CTRModel(inputs, {"click": inner(inputs)["click"] * 0.5}, name="outer")
     rows, request = encoded_request(schema, ("item",))
     expected = inner(rows)["click"]
     monkeypatch.setattr(type(inner), "__call__", lambda *_, **__: pytest.fail("the model was called as a whole"))
@@ -170,3 +173,113 @@ def test_no_candidates():
     _, request = encoded_request(schema, ("item",))
     request["item"] = request["item"][:0]
     assert ranking.rank(model, request, ("item",))["click"].shape == (0, 1)
+
+
+# -- layers that take the user's tensors with one row
+
+
+class Reader(keras.layers.Layer):
+    """Events, doubled, and what a candidate finds in them; notes the rows of its arguments."""
+
+    one_row_arguments = ("events", "shown")
+    one_row_outputs = ("events",)
+
+    def call(self, target, events, shown=None, other=None):
+        given = {"target": target, "events": events, "shown": shown, "other": other}
+        self.rows = {name: x.shape[0] for name, x in given.items() if x is not None}
+        weights = keras.ops.ones_like(events[..., 0]) if shown is None else keras.ops.cast(shown, events.dtype)
+        found = keras.ops.sum(events * keras.ops.expand_dims(weights, -1) * keras.ops.expand_dims(target, 1), axis=1)
+        return {"events": 2 * events, "found": found if other is None else found + keras.ops.sum(other, axis=1)}
+
+
+def reading(schema, arguments):
+    """A model with two readers, the second on the events of the first; `arguments(inputs, features)` of the first: target, events, more."""
+    from keras_ctr import layers
+
+    inputs = build_inputs(schema)
+    features = layers.FeatureEmbedding(schema, 4, initializer="random_normal", name="embedding")(inputs)
+    target, events, more = arguments(inputs, features)
+    first = Reader(name="first")(target, events, **more)
+    second = Reader(name="second")(target, events=first["events"])
+    flat = keras.layers.Concatenate()([first["found"], second["found"]])
+    return CTRModel(inputs, predictions(logits(flat, schema), schema), name="reading")
+
+
+def likes(inputs, features):
+    return features["targets"]["likes"], features["sequences"]["likes"], {"shown": features["masks"]["likes"]}
+
+
+def with_others(inputs, features):
+    """The same events under two names: as such with one row, as the other argument with N."""
+    target, events, more = likes(inputs, features)
+    return target, events, {**more, "other": events}
+
+
+def other_mask(inputs, features):
+    """Events of one side and a mask of the other."""
+    mask = keras.ops.logical_and(features["masks"]["likes"], keras.ops.expand_dims(inputs["brand"], 1) > 3)
+    return *likes(inputs, features)[:2], {"shown": mask}
+
+
+@pytest.mark.parametrize(
+    "arguments, candidates, first, second",
+    [
+        (likes, ("item",), {"target": N, "events": 1, "shown": 1}, {"target": N, "events": 1}),
+        (with_others, ("item",), {"target": N, "events": 1, "shown": 1, "other": N}, {"target": N, "events": 1}),
+        (likes, ("liked_item",), {"target": N, "events": N, "shown": N}, {"target": N, "events": N}),
+        (other_mask, ("item", "brand"), {"target": N, "events": N, "shown": N}, {"target": N, "events": N}),
+        (likes, ("user",), {"target": 1, "events": 1, "shown": 1}, {"target": 1, "events": 1}),
+    ],
+    ids=["user", "twice", "candidate", "both", "neither"],
+)
+def test_one_row_arguments(arguments, candidates, first, second):
+    schema = full_schema()
+    model = reading(schema, arguments)
+    rows, request = encoded_request(schema, candidates)
+    expected, found = model(rows)["click"], ranking.rank(model, request, candidates)["click"]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.ptp(expected) > 1e-7 or candidates == ("user",)
+    assert model.get_layer("first").rows == first and model.get_layer("second").rows == second
+
+
+def with_times():
+    """`full_schema` and the time gaps of its clicks."""
+    gaps = Sequence("click_gap", 7, vocabulary_size=34, dtype="int64", group="clicks")
+    return full_schema().replace(features=[*full_schema().features, gaps])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("candidates", [("item", "price"), ("item", "liked_item"), ("brand",)], ids="-".join)
+@pytest.mark.parametrize(
+    "name, layer, argument, options",
+    [
+        ("HSTU", "HSTUEncoder", "events", {"time_gap": "click_gap"}),
+        ("OneTrans", "OneTransBlock", "events", {}),
+        ("DMIN", "MultiInterestExtractor", "sequence", {}),
+        ("DMR", "Item2ItemNetwork", "sequence", {}),
+        ("DMR", "User2ItemNetwork", "sequence", {}),
+    ],
+)
+def test_histories_are_encoded_once(monkeypatch, name, layer, argument, options, candidates):
+    from keras_ctr import layers
+
+    schema, seen = with_times(), []
+    model = randomised(name, schema, **options)
+    rows, request = encoded_request(schema, candidates)
+    expected = model(rows, training=False)["click"]
+    call = getattr(layers, layer).call
+    signature = inspect.signature(call)
+
+    @functools.wraps(call)
+    def noting(*args, **kwargs):
+        seen.append(int(signature.bind(*args, **kwargs).arguments[argument].shape[0]))
+        return call(*args, **kwargs)
+
+    monkeypatch.setattr(getattr(layers, layer), "call", noting)
+    found = ranking.rank(model, request, candidates)["click"]
+    assert np.ptp(expected) > 1e-5
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    if name == "OneTrans":  # all groups in one sequence
+        assert set(seen) == ({N} if "liked_item" in candidates else {1}) and len(seen) == 3
+    else:  # a layer for each group
+        assert sorted(seen) == sorted([1, N if "liked_item" in candidates else 1])
