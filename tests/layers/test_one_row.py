@@ -53,7 +53,7 @@ def test_each_of_them_is_here():
     assert found == set(CASES)
 
 
-@pytest.mark.parametrize("given_mask", [True, False])
+@pytest.mark.parametrize("given_mask", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind, make", [(kind, make) for kind, (makes, *_) in CASES.items() for make in makes])
 def test_one_history_for_all_rows(kind, make, given_mask):
     rng, layer, (_, shapes, own) = np.random.default_rng(3), make(), CASES[kind]
