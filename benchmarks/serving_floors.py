@@ -193,18 +193,19 @@ def rotate(x, angle):
 
 
 def attention(weight, layer, angle=None):
-    """Returns self-attention of `(B, S, D)` with the bias `(B, S)` on the keys."""
+    """Returns self-attention of `(B, S, D)` with the bias `(B, S)` on the keys; queries are all rows, or those that are `asked`."""
     heads = layer.num_heads
     query = dense(weight, layer.query_dense, (layer.query_dense.kernel.shape[1] // heads) ** -0.5)
     key, value, out = (dense(weight, part) for part in (layer.key_dense, layer.value_dense, layer.output_dense))
 
-    def apply(x, bias):
-        q, k, v = (tf.reshape(part(x), (-1, x.shape[1], heads, x.shape[2] // heads)) for part in (query, key, value))
+    def apply(x, bias, asked=None):
+        asked = x if asked is None else asked
+        q, k, v = (tf.reshape(f(y), (-1, y.shape[1], heads, y.shape[2] // heads)) for f, y in ((query, asked), (key, x), (value, x)))
         if angle is not None:
             q, k = rotate(q, angle), rotate(k, angle)
         q, k, v = tf.transpose(q, (0, 2, 1, 3)), tf.transpose(k, (0, 2, 3, 1)), tf.transpose(v, (0, 2, 1, 3))
         weights = tf.nn.softmax(tf.matmul(q, k) + bias[:, None, None, :])  # (B, H, S, S)
-        return out(tf.reshape(tf.transpose(tf.matmul(weights, v), (0, 2, 1, 3)), (-1, *x.shape[1:])))
+        return out(tf.reshape(tf.transpose(tf.matmul(weights, v), (0, 2, 1, 3)), (-1, *asked.shape[1:])))
 
     return apply
 
@@ -345,9 +346,10 @@ def bst(weight, model, schema):
         x = tf.concat([events, target_of(fields, schema)[:, None]], 1)
         age = tf.concat([tf.maximum(lengths - np.arange(steps, dtype="int32"), 0), tf.zeros_like(lengths)], 1)
         x = tf.concat([x, tf.gather(positions, age)], 2)  # (B, T + 1, m)
-        x = first(x + attend(x, key_bias(lengths, steps, after=1)))
-        x = second(x + ffn(x))
-        return tf.concat([tf.reshape(newest(x, lengths, count), (-1, count * x.shape[2])), x[:, -1]], 1)
+        read = tf.concat([newest(x, lengths, count), x[:, -1:]], 1)  # (B, K + 1, m): all that is read of the only block
+        y = first(read + attend(x, key_bias(lengths, steps, after=1), read))
+        there = tf.cast(lengths >= np.arange(count, -1, -1, dtype="int32"), tf.float32)  # (B, K + 1)
+        return tf.reshape(second(y + ffn(y)) * there[:, :, None], (-1, (count + 1) * x.shape[2]))
 
     flat, deep = make_flat(weight, model, schema, interest), mlp(weight, model.get_layer("mlp"))
     logits = dense(weight, model.get_layer("logits"))
