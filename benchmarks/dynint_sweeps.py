@@ -12,7 +12,6 @@ import argparse
 import functools
 import json
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -20,7 +19,6 @@ import numpy as np
 
 from benchmarks import zoo
 from benchmarks.comparison import mean_and_deviation, text, verdict
-from tuning.spaces import VARIANTS
 from tuning.sweeps import SWEEPS, points
 
 LABEL = zoo.LABEL
@@ -34,6 +32,7 @@ FAMILIES = {
     "orthogonality": ("orthogonality", "orthogonality rate (Figure 7b)", ("orthogonality-DGP", "orthogonality-DWP")),
 }
 """A panel of the plot and a table each: `(argument, title, sweeps)`."""
+COLORS = {"DynInt-DA": "#228833", "DynInt-DGP": "#4477aa", "DynInt-DWP": "#ee6677"}
 MEAN_OF = ("depth", "subspaces", "reduction", "orthogonality")
 """Families of which the paper shows the mean over its variants."""
 
@@ -124,12 +123,11 @@ def draw(document, path):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    colors = dict(zip(VARIANTS, ("#999999", "#228833", "#4477aa", "#ee6677"), strict=False))
     figure, axes = pyplot.subplots(2, 3, figsize=(10, 5.6), layout="constrained")
     for axis, (family, (_, title, _)) in zip(axes.ravel(), FAMILIES.items(), strict=True):
         for name, line in curves(document, family).items():
             means, deviations = zip(*(mean_and_deviation(list(found.values())) for found in line.values()), strict=True)
-            style = {"color": "black", "lw": 2} if name == "mean" else {"color": colors.get(name), "lw": 1}
+            style = {"color": "black", "lw": 2} if name == "mean" else {"color": COLORS[name], "lw": 1}
             axis.errorbar(range(len(line)), means, np.nan_to_num(deviations), marker="o", ms=3, capsize=2, label=name, **style)
             axis.set_xticks(range(len(line)), [f"{value:g}" for value in line])
         axis.set_title(title, fontsize=9)
@@ -146,9 +144,7 @@ def main():
     from benchmarks.selection import select
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--raw", help="folder with the KuaiRand-Pure files")
-    source.add_argument("--arrays", help="file of `python -m benchmarks.arrays`")
+    zoo.add_source(parser)
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--figures", type=Path, help="folder of dynint_sweeps.png; that of --out if not given")
     parser.add_argument("--sweeps", nargs="*", choices=list(SWEEPS), default=list(SWEEPS), metavar="SWEEP", help=", ".join(SWEEPS))
@@ -156,9 +152,8 @@ def main():
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        path = arguments.arrays or zoo.prepared(arguments.raw, Path(folder))
-        loader = functools.partial(zoo.load, str(path))
+    with zoo.arrays_of(arguments) as path:
+        loader = functools.partial(zoo.load, path)
         document = select(cases(arguments.sweeps), loader, arguments.out, grid=[{}], seeds=arguments.seeds, jobs=arguments.jobs)
     for markdown in tables(document).values():
         sys.stdout.write(markdown + "\n")

@@ -14,7 +14,6 @@ import argparse
 import functools
 import json
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -226,9 +225,7 @@ def _curve(document, argument):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="+", choices=[*STUDIES, "attention", "all"])
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--raw", help="folder with the KuaiRand-Pure files")
-    source.add_argument("--arrays", help="file of `python -m benchmarks.arrays`")
+    zoo.add_source(parser)
     parser.add_argument("--out", required=True)
     parser.add_argument("--figures", help="folder of the figures; that of --out if not given")
     parser.add_argument("--seeds", type=int, default=3)
@@ -238,14 +235,13 @@ def main():
     studies, out = [study for study in chosen if study in STUDIES], Path(arguments.out)
     comparison.earlier(out, cases())  # its errors before the minutes of preparation
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        path = arguments.arrays or zoo.prepared(arguments.raw, Path(folder))
-        loader = functools.partial(zoo.load, str(path))
+    with zoo.arrays_of(arguments) as path:
+        loader = functools.partial(zoo.load, path)
         document = json.loads(out.read_text()) if out.exists() else {"results": []}
         if studies:
             document = run(studies, loader, out, seeds=arguments.seeds, jobs=arguments.jobs)
         if "attention" in chosen:
-            hubs, tokens, weights = attention(str(path))
+            hubs, tokens, weights = attention(path)
             document["attention"] = {"hubs": hubs, "tokens": tokens, "weights": np.round(weights, 4).tolist()}
             out.write_text(json.dumps(document, indent=1) + "\n")
     markdown = tables(document)

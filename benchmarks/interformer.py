@@ -18,7 +18,6 @@ import argparse
 import dataclasses
 import functools
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -335,9 +334,7 @@ def main():
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="+", choices=[*STUDIES, "all"])
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--raw", help="folder with the KuaiRand-Pure files")
-    source.add_argument("--arrays", help="file of `python -m benchmarks.arrays`")
+    zoo.add_source(parser)
     parser.add_argument("--out", required=True)
     parser.add_argument("--figures", help="folder of the figures; that of --out if not given")
     parser.add_argument("--seeds", type=int, default=3)
@@ -346,9 +343,8 @@ def main():
     studies = list(STUDIES) if "all" in arguments.studies else list(dict.fromkeys(arguments.studies))
     comparison.earlier(arguments.out, cases())  # its errors before the minutes of preparation
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        path = arguments.arrays or zoo.prepared(arguments.raw, Path(folder))
-        document = run(studies, functools.partial(load, str(path)), arguments.out, seeds=arguments.seeds, jobs=arguments.jobs)
+    with zoo.arrays_of(arguments) as path:
+        document = run(studies, functools.partial(load, path), arguments.out, seeds=arguments.seeds, jobs=arguments.jobs)
     markdown = tables(document)
     for study in studies:
         sys.stdout.write(markdown[f"interformer_{study}"] + "\n")

@@ -14,9 +14,7 @@ import argparse
 import functools
 import json
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 
@@ -88,18 +86,15 @@ def main():
     from benchmarks.selection import select
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--raw", help="folder with the KuaiRand-Pure files")
-    source.add_argument("--arrays", help="file of `python -m benchmarks.arrays`")
+    zoo.add_source(parser)
     parser.add_argument("--out", required=True)
     parser.add_argument("--models", nargs="*", help="names of rows")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        path = arguments.arrays or zoo.prepared(arguments.raw, Path(folder))
-        loader = functools.partial(zoo.load, str(path))
+    with zoo.arrays_of(arguments) as path:
+        loader = functools.partial(zoo.load, path)
         document = select(cases(arguments.models), loader, arguments.out, grid=GRID, seeds=arguments.seeds, jobs=arguments.jobs)
     for markdown in tables(document).values():
         sys.stdout.write(markdown + "\n")

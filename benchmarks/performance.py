@@ -78,7 +78,18 @@ def _spread(values):
 
 def tables():
     """Returns `{name: markdown}` of all tables."""
-    from benchmarks import dynint_sweeps, infnet_cost, layers, multi_task, sequence_speed, serving_latency, tuning_comparison, zoo
+    from benchmarks import (
+        dynint_sweeps,
+        infnet_cost,
+        layers,
+        multi_task,
+        ranking_signature,
+        sequence_speed,
+        serving_latency,
+        small_tables,
+        tuning_comparison,
+        zoo,
+    )
 
     return {
         **planted.tables(load(RESULTS / "planted.json")),
@@ -88,6 +99,8 @@ def tables():
         **multi_task.tables(load(RESULTS / "multi_task.json")),
         **infnet.tables(load(RESULTS / "infnet.json")),
         **dynint_sweeps.tables(load(RESULTS / "dynint_sweeps.json")),
+        "ranking": ranking_signature.table(load(RESULTS / "ranking_signature.json")),
+        "small_tables": small_tables.table(load(RESULTS / "small_tables.json")),
         **serving_latency.tables(load(RESULTS / "serving_latency.json")),
         **tuning_comparison.tables(load(RESULTS / "tuning_comparison.json")),
         "infnet_cost": infnet_cost.table(load(RESULTS / "infnet_cost.json")),

@@ -95,6 +95,16 @@ def measure(name, candidates, steps, rounds):
     return {**cell, "ratio": round(ratio, 2), "difference": difference}
 
 
+def table(document):
+    """Returns the markdown table of a document, the largest ratio first."""
+    if not document:
+        return "not measured\n"
+    lines = [f"| model | {document['sizes']['candidates']} rows, ms | `rank`, ms | ratio |", "| --- | --: | --: | --: |"]
+    for name, cell in sorted(document["models"].items(), key=lambda item: -item[1]["ratio"]):
+        lines.append(f"| {name} | {cell['serving_default']['median']:.0f} | {cell['rank']['median']:.0f} | {cell['ratio']:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)

@@ -125,6 +125,8 @@ def measure(rows, dim, batch, count):
 
 def table(document):
     """Returns the cells as a markdown table."""
+    if not document:
+        return "not measured\n"
     lines = ["| tables | folder, MB | resident, MB | p50, ms | p99, ms | largest change of a score |", "|---|--:|--:|--:|--:|--:|"]
     for dtype, cell in document["tables"].items():
         sizes = f"{cell['folder_bytes'] / 1e6:.1f} | {cell['resident_bytes'] / 1e6:.0f}"

@@ -11,6 +11,7 @@ these and two of their papers' composite optimizer), then three seeds of the bes
 """
 
 import argparse
+import contextlib
 import functools
 import inspect
 import json
@@ -99,23 +100,34 @@ def main():
     from benchmarks.selection import select
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--raw", help="folder with the KuaiRand-Pure files")
-    source.add_argument("--arrays", help="file of `python -m benchmarks.arrays`")
+    add_source(parser)
     parser.add_argument("--out", required=True)
     parser.add_argument("--models", nargs="*", help="names of rows")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        path = arguments.arrays or prepared(arguments.raw, Path(folder))
-        loader = functools.partial(load, str(path))
+    with arrays_of(arguments) as path:
+        loader = functools.partial(load, path)
         document = select(cases(arguments.models), loader, arguments.out, grid=GRID, seeds=arguments.seeds, jobs=arguments.jobs)
     sys.stdout.write(table(document) + f"{(time.perf_counter() - start) / 60:.0f} minutes\n")
     worst = rows(document)[-1][0]
     if any(name == "LR" for name, *_ in rows(document)) and worst != "LR":
         sys.stdout.write(f"{worst} is below LR: look for the reason before you report it\n")
+
+
+def add_source(parser, of=""):
+    """Adds the two ways to name the data, of which one must be given; `of` says more of the arrays."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--raw", help="folder with the KuaiRand-Pure files")
+    source.add_argument("--arrays", help=f"file of `python -m benchmarks.arrays`{of}")
+
+
+@contextlib.contextmanager
+def arrays_of(arguments, *, time_gaps=False):
+    """Gives the path of the arrays that the arguments name; those of raw files are gone afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield str(arguments.arrays or prepared(arguments.raw, Path(folder), time_gaps=time_gaps))
 
 
 def prepared(raw, folder, *, time_gaps=False):

@@ -149,3 +149,12 @@ def test_what_smaller_tables_cost(trained, prepared, capsys):  # noqa: F811
     line = next(line for line in text.splitlines() if line.startswith("  click auc "))
     assert all(word in line for word in ("before 0.", "after 0.", "difference "))
     assert "'int4' is not one of" in failure(capsys, 2, "evaluate", trained, prepared, "--tables", "int4")
+
+
+def test_the_choices_of_options_are_those_of_the_library():
+    """They are written out in the commands, so that help does not wait for Keras."""
+    from keras_ctr.cli import evaluate_command, export_command
+    from keras_ctr.serving import quantized, runtimes
+
+    assert evaluate_command.TABLES == quantized.DTYPES
+    assert export_command.RUNTIMES == tuple(runtimes.RUNTIMES)

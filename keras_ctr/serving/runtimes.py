@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_ctr.schema import nearest
+from keras_ctr.serving.agreement import largest_difference
 
 __all__ = ["RUNTIMES", "RuntimeRunner", "check_packages", "check_runtime", "export_runtime"]
 
@@ -163,18 +164,8 @@ def check_runtime(path, features, expected, *, tolerance=1e-5):
         ValueError: If an output is missing or differs, naming it.
         ImportError: If the runtime is not installed.
     """
-    runner, largest = RuntimeRunner(path), 0.0
-    found = runner.run(features)
-    if found.keys() != expected.keys():
-        raise ValueError(f"{path}: the model has the outputs {sorted(expected)}, {runner.runtime} gives {sorted(found)}")
-    for label, values in expected.items():
-        if found[label].shape != values.shape:
-            raise ValueError(f"{path}: output '{label}' has shape {found[label].shape} in {runner.runtime}, not {values.shape}")
-        difference = float(np.max(np.abs(found[label] - values), initial=0.0))
-        if not difference <= tolerance:
-            raise ValueError(f"{path}: output '{label}' differs by {difference:.3g} in {runner.runtime}, more than {tolerance:g}")
-        largest = max(largest, difference)
-    return largest
+    runner = RuntimeRunner(path)
+    return largest_difference(runner.run(features), expected, f"{path} in {runner.runtime}", tolerance)
 
 
 def write_runtimes(model, bundle, runtimes, requests, *, tolerance):

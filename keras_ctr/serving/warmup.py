@@ -8,6 +8,7 @@ import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 
 from keras_ctr.data import Encoder
+from keras_ctr.serving.agreement import largest_difference
 from keras_ctr.serving.raw_rows import as_examples, as_request
 from keras_ctr.serving.runner import SavedModelRunner, _fields, _varint
 
@@ -117,15 +118,7 @@ def replay_warmup(folder, *, tolerance=1e-5):
         for index, record in enumerate(records):
             found = saved.run(record.signature, record.inputs)
             where = f"{folder}: warm-up record {index} of signature '{record.signature}'"
-            if found.keys() != record.outputs.keys():
-                raise ValueError(f"{where} has the outputs {sorted(record.outputs)}, the model gives {sorted(found)}")
-            for label, expected in record.outputs.items():
-                if found[label].shape != expected.shape:
-                    raise ValueError(f"{where}: output '{label}' has shape {found[label].shape}, not {expected.shape}")
-                difference = float(np.max(np.abs(found[label] - expected), initial=0.0))
-                if not difference <= tolerance:
-                    raise ValueError(f"{where}: output '{label}' differs by {difference:.3g}, more than {tolerance:g}")
-                largest = max(largest, difference)
+            largest = max(largest, largest_difference(found, record.outputs, where, tolerance))
     return len(records), largest
 
 

@@ -80,13 +80,13 @@ def test_the_runner_takes_what_predict_takes(ending, tmp_path):
     assert check_runtime(path, x, expected) < 1e-6
     wrong = {**expected, "like": expected["like"] + np.eye(11, 1, dtype="float32") * 2e-3}
     assert check_runtime(path, x, wrong, tolerance=1e-2) == pytest.approx(2e-3, abs=1e-5)
-    with pytest.raises(ValueError, match="output 'like' differs by 0.002 in .*, more than 1e-05"):
+    with pytest.raises(ValueError, match="output 'like' differs by 0.002, more than 1e-05"):
         check_runtime(path, x, wrong)
     with pytest.raises(ValueError, match="differs by nan"):
         check_runtime(path, x, {**expected, "like": expected["like"] * np.nan})
-    with pytest.raises(ValueError, match=r"has the outputs \['click'\], .* gives \['click', 'like'\]"):
+    with pytest.raises(ValueError, match=r"has the outputs \['click', 'like'\], the model gives \['click'\]"):
         check_runtime(path, x, {"click": expected["click"]})
-    with pytest.raises(ValueError, match=r"output 'click' has shape \(11, 1\) in .*, not \(11,\)"):
+    with pytest.raises(ValueError, match=r"output 'click' has shape \(11, 1\), not \(11,\)"):
         check_runtime(path, x, {**expected, "click": expected["click"][:, 0]})
 
 
@@ -124,7 +124,7 @@ def test_a_file_that_scores_otherwise_is_not_published(tmp_path, monkeypatch):
     model, schema, rows = city_model()
     run = RuntimeRunner.run
     monkeypatch.setattr(RuntimeRunner, "run", lambda self, x: {label: values + 1e-3 for label, values in run(self, x).items()})
-    with pytest.raises(ValueError, match="model.tflite: output 'click' differs by 0.001"):
+    with pytest.raises(ValueError, match="model.tflite in LiteRT.*: output 'click' differs by 0.001"):
         export_bundle(model, schema, tmp_path / "ctr", rows=rows, runtimes="litert")
     assert [p.name for p in (tmp_path / "ctr").iterdir()] == []
 
