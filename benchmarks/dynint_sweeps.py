@@ -23,18 +23,25 @@ from tuning.sweeps import SWEEPS, points
 
 LABEL = zoo.LABEL
 TRAINING = {"labels": [LABEL], "batch_size": 1024, "epochs": 1, "patience": 0, **zoo.COMPOSITE[2]}
+REDUCTIONS = ("reduction-DA", "reduction-DGP", "reduction-DWP")
 FAMILIES = {
     "depth": ("num_layers", "layers, one subspace (Table 3)", ("depth-DA", "depth-DGP", "depth-DWP")),
     "subspaces": ("num_subspaces", "subspaces, three layers (Table 4)", ("subspaces-DA", "subspaces-DGP", "subspaces-DWP")),
     "kernel_size": ("rank", "kernel size of DGP (Figure 6a)", ("kernel-size",)),
-    "rank": ("rank", "rank of DWP (Figure 6b)", ("rank",)),
-    "reduction": ("reduction_ratio", "reduction ratio (Figure 7a)", ("reduction-DA", "reduction-DGP", "reduction-DWP")),
-    "orthogonality": ("orthogonality", "orthogonality rate (Figure 7b)", ("orthogonality-DGP", "orthogonality-DWP")),
+    "rank": ("rank", "rank of DWP (Figure 6b)", ("rank", "rank-normed")),
+    "reduction": ("reduction_ratio", "reduction ratio (Figure 7a)", (*REDUCTIONS, *(f"{sweep}-normed" for sweep in REDUCTIONS))),
+    "orthogonality": (
+        "orthogonality",
+        "orthogonality rate (Figure 7b)",
+        ("orthogonality-DGP", "orthogonality-DWP", "orthogonality-DWP-normed"),
+    ),
 }
 """A panel of the plot and a table each: `(argument, title, sweeps)`."""
 COLORS = {"DynInt-DA": "#228833", "DynInt-DGP": "#4477aa", "DynInt-DWP": "#ee6677"}
+NORMED = ", gates normalised"
+"""End of the name of a line with `gate_norm`."""
 MEAN_OF = ("depth", "subspaces", "reduction", "orthogonality")
-"""Families of which the paper shows the mean over its variants."""
+"""Families of which the paper shows the mean over its variants, as the paper has them."""
 
 
 def name_of(model, arguments):
@@ -80,25 +87,26 @@ def curves(document, family, metric="auc"):
     for sweep in sweeps:
         found = curve(document, sweep, argument, metric)
         if found:
-            out[SWEEPS[sweep][0]] = found
-    if family in MEAN_OF and len(out) == len(sweeps):
-        out["mean"] = mean_curve(list(out.values()))
+            out[SWEEPS[sweep][0] + NORMED * ("gate_norm" in SWEEPS[sweep][1])] = found
+    plain = [found for name, found in out.items() if not name.endswith(NORMED)]
+    if family in MEAN_OF and len(plain) == sum(not sweep.endswith("-normed") for sweep in sweeps):
+        out["mean"] = mean_curve(plain)
     return out
 
 
 def tables(document):
-    """Returns `{"dynint_<family>": markdown}`: test AUC by value; of the mean, or the only variant, log loss too."""
+    """Returns `{"dynint_<family>": markdown}`: test AUC by value; of the mean, or the first line, log loss too."""
     out = {}
     for family, (_, title, _) in FAMILIES.items():
         lines = curves(document, family) if document else {}
         if not lines:
             out[f"dynint_{family}"] = "not measured\n"
             continue
-        losses = list(curves(document, family, "logloss").items())[-1]
-        shown = [(f"AUC, {name}", line) for name, line in lines.items()] + [(f"log loss, {losses[0]}", losses[1])]
+        name = "mean" if "mean" in lines else next(iter(lines))
+        shown = {f"AUC, {line}": found for line, found in lines.items()} | {f"log loss, {name}": curves(document, family, "logloss")[name]}
         values = list(dict.fromkeys(value for line in lines.values() for value in line))
         rows = [f"| {title} | {' | '.join(f'{v:g}' for v in values)} |", "| --- |" + " --: |" * len(values)]
-        for name, line in shown:
+        for name, line in shown.items():
             rows.append(f"| {name} | {' | '.join(text(list(line[v].values())) if v in line else '' for v in values)} |")
         out[f"dynint_{family}"] = "\n".join(rows) + "\n"
     return out
@@ -127,7 +135,8 @@ def draw(document, path):
     for axis, (family, (_, title, _)) in zip(axes.ravel(), FAMILIES.items(), strict=True):
         for name, line in curves(document, family).items():
             means, deviations = zip(*(mean_and_deviation(list(found.values())) for found in line.values()), strict=True)
-            style = {"color": "black", "lw": 2} if name == "mean" else {"color": COLORS[name], "lw": 1}
+            style = {"color": "black", "lw": 2} if name == "mean" else {"color": COLORS[name.removesuffix(NORMED)], "lw": 1}
+            style |= {"ls": "--"} if name.endswith(NORMED) else {}
             axis.errorbar(range(len(line)), means, np.nan_to_num(deviations), marker="o", ms=3, capsize=2, label=name, **style)
             axis.set_xticks(range(len(line)), [f"{value:g}" for value in line])
         axis.set_title(title, fontsize=9)

@@ -79,6 +79,7 @@ def _spread(values):
 def tables():
     """Returns `{name: markdown}` of all tables."""
     from benchmarks import (
+        dynint_gates,
         dynint_sweeps,
         infnet_cost,
         layers,
@@ -99,6 +100,7 @@ def tables():
         **multi_task.tables(load(RESULTS / "multi_task.json")),
         **infnet.tables(load(RESULTS / "infnet.json")),
         **dynint_sweeps.tables(load(RESULTS / "dynint_sweeps.json")),
+        "dynint_gates": dynint_gates.table(load(RESULTS / "dynint_gates.json")),
         "ranking": ranking_signature.table(load(RESULTS / "ranking_signature.json")),
         "small_tables": small_tables.table(load(RESULTS / "small_tables.json")),
         **serving_latency.tables(load(RESULTS / "serving_latency.json")),

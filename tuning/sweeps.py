@@ -13,6 +13,7 @@ import itertools
 from tuning.spaces import VARIANTS
 
 _D = {"embedding_dim": [16]}
+_NORMED = {"gate_norm": [True], **_D}
 
 SWEEPS = {
     # Table 3, on all three data sets, the mean of the three variants: layers at one subspace, 0 = linear in the embeddings.
@@ -28,6 +29,10 @@ SWEEPS = {
     # Figure 7b, Criteo, curves over training steps, the mean of both variants. The text has no rates; these are ours.
     "orthogonality-DGP": ("DynInt-DGP", {"orthogonality": [0.0, 1e-5, 1e-4, 1e-3, 1e-2], **_D}),
     "orthogonality-DWP": ("DynInt-DWP", {"orthogonality": [0.0, 1e-5, 1e-4, 1e-3, 1e-2], "rank": [2], **_D}),
+    # What acts through the gate networks, once more with `gate_norm`: without, gates hardly differ from row to row (docs/tuning.md).
+    "rank-normed": ("DynInt-DWP", {"rank": [1, 2, 3, 4], **_NORMED}),
+    **{f"reduction-{v}-normed": (f"DynInt-{v}", {"reduction_ratio": [2, 4, 8, 16], **_NORMED}) for v in ("DA", "DGP", "DWP")},
+    "orthogonality-DWP-normed": ("DynInt-DWP", {"orthogonality": [0.0, 1e-5, 1e-4, 1e-3, 1e-2], "rank": [2], **_NORMED}),
 }
 """Name -> (name of a variant in `tuning.spaces.VARIANTS`, {argument: values})."""
 

@@ -21,13 +21,14 @@ def cosine_penalty(vectors):
 class _DynamicInteraction(PolynomialInteraction):
     """What the three variants share: one gate network a layer and its arguments."""
 
-    def __init__(self, num_layers=3, *, reduction_ratio=4, gate_activation="relu", gate_initializer=None, **kwargs):
+    def __init__(self, num_layers=3, *, reduction_ratio=4, gate_activation="relu", gate_initializer=None, gate_norm=False, **kwargs):
         super().__init__(num_layers, **kwargs)
         if reduction_ratio <= 0:
             raise ValueError(f"{type(self).__name__} '{self.name}': reduction_ratio must be positive, got {reduction_ratio!r}")
         self.reduction_ratio = reduction_ratio
         self.gate_activation = keras.activations.get(gate_activation)
         self.gate_initializer = None if gate_initializer is None else keras.initializers.get(gate_initializer)
+        self.gate_norm = gate_norm
 
     def build_gates(self, units, shape):
         """Creates and builds one gate network with `units` outputs a layer, on an input `shape` `(B, F, D)`."""
@@ -37,6 +38,7 @@ class _DynamicInteraction(PolynomialInteraction):
                 units,
                 reduction_ratio=self.reduction_ratio,
                 activation=self.gate_activation,
+                normalize=self.gate_norm,
                 output_initializer=None if self.gate_initializer is None else clone_initializer(self.gate_initializer, layer),
                 name=f"gate_{layer}",
                 dtype=self.dtype_policy,
@@ -70,6 +72,7 @@ class _DynamicInteraction(PolynomialInteraction):
             "reduction_ratio": self.reduction_ratio,
             "gate_activation": keras.activations.serialize(self.gate_activation),
             "gate_initializer": keras.initializers.serialize(self.gate_initializer) if self.gate_initializer else None,
+            "gate_norm": self.gate_norm,
         }
 
 
@@ -87,6 +90,7 @@ class DynamicActivationGate(_DynamicInteraction):
         gate_activation: Hidden activation of the gate networks.
         gate_initializer: Last kernel of the gate networks; None = `GateNetwork`'s. `"zeros"` makes the layer start as
             `PolynomialInteraction` exactly.
+        gate_norm: `normalize` of the gate networks; not in the paper.
 
     Raises:
         ValueError: On an unknown `gate` and as for `PolynomialInteraction`.
@@ -136,7 +140,7 @@ class DynamicGeneratedInteraction(_DynamicInteraction):
         reduction_ratio: r of the gate networks.
         orthogonality: Weight of the penalty `sum_l sum_{p > q} |cos(u_p, u_q)| + |cos(v_p, v_q)|` over the columns of U and V, added to
             the (mean) loss once a step.
-        gate_activation, gate_initializer: As for `DynamicActivationGate`.
+        gate_activation, gate_initializer, gate_norm: As for `DynamicActivationGate`.
 
     Raises:
         ValueError: On a rank or orthogonality out of range and as for `PolynomialInteraction`.
@@ -192,7 +196,7 @@ class DynamicWeightedInteraction(_DynamicInteraction):
         offset: `"inv_sqrt_rank"`: `1 / sqrt(K)`, G starts near 1 as the paper wants. `"inv_rank"`: `1 / K` as the paper writes,
             G starts near 1 / K.
         orthogonality: Weight of the penalty `mean_B sum_l sum_{p > q} |cos(u_p, u_q)| + |cos(v_p, v_q)|`, added to the (mean) loss.
-        gate_activation, gate_initializer: As for `DynamicActivationGate`; with `"zeros"` all K terms of G start and stay equal.
+        gate_activation, gate_initializer, gate_norm: As for `DynamicActivationGate`; with `"zeros"` all K terms of G start and stay equal.
 
     Raises:
         ValueError: On a rank, offset or orthogonality out of range and as for `PolynomialInteraction`.

@@ -4,18 +4,28 @@ import keras
 from keras import ops
 
 
+def standardized(x):
+    """Rows of mean 0 and variance 1, in float32: `(B, N) -> (B, N)`. Tiny rows count: embeddings start at variances of 1e-4."""
+    x = ops.cast(x, "float32")
+    x = x - ops.mean(x, axis=-1, keepdims=True)
+    return x / ops.sqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + 1e-8)
+
+
 @keras.saving.register_keras_serializable(package="keras_ctr")
 class GateNetwork(keras.Layer):
     """Two dense layers on the stopped, flattened input: pool `(B, F, D) -> (B, M)`, or vector `(B, N) -> (B, M)`.
 
-    `y = W_2 f(W_1 sg(vec(X)) + b_1) + b_2`, W_1 (N, H), H = max(1, N // r), W_2 (H, M), N = FD; sg = stop_gradient. Parameters:
-    `N H + H + H M + M`.
+    `y = W_2 f(W_1 x + b_1) + b_2`, x = sg(vec(X)), W_1 (N, H), H = max(1, N // r), W_2 (H, M), N = FD; sg = stop_gradient; with
+    `normalize` x = (x - mean(x)) / sqrt(var(x) + 1e-8), over the N numbers of a row. Parameters: `N H + H + H M + M`.
 
     Args:
         units: M, the outputs.
         reduction_ratio: r, how much narrower the hidden layer is than the input.
         activation: f.
         stop_gradient: Whether the input is kept from training through the gate.
+        normalize: Whether a row's input is brought to mean 0 and variance 1. Without, what the network tells rows apart by is as large as
+            their embeddings: starting at N(0, 0.01^2), those are a few hundredths after an epoch, and the outputs nearly constant
+            (docs/tuning.md).
         output_initializer: Keras initializer of W_2. Default: uniform with a tenth of Glorot's width, so that the output starts close to
             0 whatever the scale of the input, and yet outputs differ. Exact zeros would leave outputs that enter a sum alike (the
             rank-one terms of dynamic weights) alike for ever.
@@ -24,10 +34,20 @@ class GateNetwork(keras.Layer):
         ValueError: If `units` or `reduction_ratio` is not positive.
 
     Source: DynInt (Yan and Li 2022), sections 3.2 to 3.5: two-layer network with reduction ratio, gradient blocked. The paper names no
-    hidden activation; ReLU is ours.
+    hidden activation; ReLU is ours, and so is `normalize`.
     """
 
-    def __init__(self, units, *, reduction_ratio=4, activation="relu", stop_gradient=True, output_initializer=None, **kwargs):
+    def __init__(
+        self,
+        units,
+        *,
+        reduction_ratio=4,
+        activation="relu",
+        stop_gradient=True,
+        normalize=False,
+        output_initializer=None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         if not isinstance(units, int) or units < 1:
             raise ValueError(f"GateNetwork '{self.name}': units must be a positive int, got {units!r}")
@@ -37,6 +57,7 @@ class GateNetwork(keras.Layer):
         self.reduction_ratio = reduction_ratio
         self.activation = keras.activations.get(activation)
         self.stop_gradient = stop_gradient
+        self.normalize = normalize
         if output_initializer is None:
             output_initializer = keras.initializers.VarianceScaling(scale=0.01, mode="fan_avg", distribution="uniform")
         self.output_initializer = keras.initializers.get(output_initializer)
@@ -57,6 +78,7 @@ class GateNetwork(keras.Layer):
     def call(self, inputs):
         x = ops.reshape(inputs, (-1, self.width))  # (B, N)
         x = ops.stop_gradient(x) if self.stop_gradient else x
+        x = ops.cast(standardized(x), self.compute_dtype) if self.normalize else x
         return self.out(self.hidden(x))  # (B, M)
 
     def compute_output_shape(self, input_shape):
@@ -69,5 +91,6 @@ class GateNetwork(keras.Layer):
             "reduction_ratio": self.reduction_ratio,
             "activation": keras.activations.serialize(self.activation),
             "stop_gradient": self.stop_gradient,
+            "normalize": self.normalize,
             "output_initializer": keras.initializers.serialize(self.output_initializer),
         }

@@ -21,6 +21,7 @@ def DynInt(
     gate="bit",
     offset="inv_sqrt_rank",
     orthogonality=0.0,
+    gate_norm=False,
     numeric="scale_embedding",
     embedding_l2=0.0,
     activation="sigmoid",
@@ -46,6 +47,8 @@ def DynInt(
         gate: `gate` of `layers.DynamicActivationGate`; da only.
         offset: `offset` of `layers.DynamicWeightedInteraction`; dwp only.
         orthogonality: Weight of the orthogonality penalty; dgp and dwp.
+        gate_norm: Whether the gate networks read X_0 normalised, `normalize` of `layers.GateNetwork`. Not in the paper; without, small
+            embeddings leave gates nearly alike for all rows (docs/tuning.md has what that changes).
         numeric: How numerics that are not binned become tokens, `kind` of `layers.NumericTokens`.
         embedding_l2: Weight of the L2 penalty on the rows of a batch, see `layers.FeatureEmbedding`.
         activation: `"sigmoid"` for probabilities, None for logits.
@@ -65,7 +68,7 @@ def DynInt(
     inputs = build_inputs(schema)
     features = layers.FeatureEmbedding(schema, embedding_dim, embedding_l2=embedding_l2, name="embedding")(inputs)
     tokens = field_tokens(features, schema, embedding_dim, numeric=numeric)  # (B, F, D)
-    shared = {"num_subspaces": num_subspaces, "reduction_ratio": reduction_ratio, "name": "interaction"}
+    shared = {"num_subspaces": num_subspaces, "reduction_ratio": reduction_ratio, "gate_norm": gate_norm, "name": "interaction"}
     if variant == "da":
         interaction = layers.DynamicActivationGate(num_layers, gate=gate, **shared)
     elif variant == "dgp":

@@ -2,10 +2,11 @@
 
 import inspect
 
+import numpy as np
 import pytest
 
-from benchmarks import dynint_sweeps, tuning_comparison
-from keras_ctr import models
+from benchmarks import dynint_gates, dynint_sweeps, tuning_comparison
+from keras_ctr import Categorical, Schema, models
 from tuning.spaces import SPACES
 from tuning.sweeps import SWEEPS, points
 
@@ -40,6 +41,10 @@ def test_sweep_tables_have_a_column_a_value_and_the_mean_of_the_variants(tmp_pat
     table = dynint_sweeps.tables(document)["dynint_depth"].splitlines()
     assert table[0].count("|") == 8 and table[5].startswith("| AUC, mean | 0.7315 ± 0.0007 | 0.7415 ± 0.0007 |")
     assert table[6].startswith("| log loss, mean | 0.2685 ± 0.0007 |")
+    reduction = dynint_sweeps.curves(document, "reduction")
+    assert list(reduction)[3:] == [f"DynInt-{v}, gates normalised" for v in ("DA", "DGP", "DWP")] + ["mean"]
+    assert reduction["mean"][4] == pytest.approx({1: 0.731, 2: 0.732})  # of the paper's form alone
+    assert dynint_sweeps.tables(document)["dynint_rank"].splitlines()[-1].startswith("| log loss, DynInt-DWP |")
     lines = list(dynint_sweeps.verdicts(document))
     assert "depth, mean: best 5 (0.7815)" in lines  # every other value is behind in both seeds alike
     assert any(line.startswith("rank, DynInt-DWP: best 1 ") and line.endswith("within the spread of it: 2, 3, 4") for line in lines)
@@ -53,6 +58,29 @@ def test_sweeps_without_all_variants_have_no_mean():
     assert set(dynint_sweeps.curves(document, "depth")) == {"DynInt-DA", "DynInt-DWP"}
     assert set(dynint_sweeps.tables({}).values()) == {"not measured\n"}
     assert dynint_sweeps.tables(document)["dynint_kernel_size"] == "not measured\n"
+
+
+def test_gate_table_has_the_spread_of_what_holding_the_gates_changes():
+    names = [name for name, _, _ in dynint_gates.cases(1)]
+    assert len(names) == 12 and "DynInt-DWP, Adam, 1e-3, normalised" in names
+    result = {"embedding_deviation": 0.03, "gate_deviation": [0.001, 0.003], "validation_auc": 0.76, "test_auc": 0.75}
+    results = [{"name": names[0], **result, "validation_auc_at_mean": 0.76 - step} for step in (0.001, 0.003)]
+    last = dynint_gates.table({"results": results}).splitlines()[-1]
+    assert last == f"| {names[0]} | 0.030 | 0.0020 | 0.7600 ± 0.0000 | -0.00200 ± 0.00141 | 0.7500 ± 0.0000 |"
+    assert dynint_gates.table({}) == "not measured\n"
+
+
+def test_gates_held_at_their_mean_give_it():
+    rng = np.random.default_rng(0)
+    schema = Schema(features=[Categorical("user", 20), Categorical("item", 20)], labels=("is_click",))
+    model = models.DynInt(schema, embedding_dim=4, num_layers=2, num_subspaces=2, gate_norm=True)
+    x = {"user": rng.integers(2, 20, 50), "item": rng.integers(2, 20, 50)}
+    pool, outputs = dynint_gates.gate_outputs(model, x)
+    assert pool.shape == (50, 2, 4) and [values.shape for values in outputs] == [(50, 4)] * 2
+    assert min(values.std(axis=0).min() for values in outputs) > 0
+    dynint_gates.hold_at_mean(model, outputs)
+    for values, held in zip(outputs, dynint_gates.gate_outputs(model, x)[1], strict=True):
+        np.testing.assert_allclose(held, np.broadcast_to(values.mean(axis=0), held.shape), atol=1e-6)
 
 
 def scored(auc, parameters):

@@ -61,7 +61,10 @@ def gate_network(gate, x):
     w1, b1, w2, b2 = (np.asarray(v, "float64") for v in (gate.hidden.kernel, gate.hidden.bias, gate.out.kernel, gate.out.bias))
     rows = []
     for row in x:
-        hidden = np.maximum(row.reshape(-1) @ w1 + b1, 0.0)
+        row = row.reshape(-1)
+        if gate.normalize:
+            row = (row - row.mean()) / np.sqrt(row.var() + 1e-8)
+        hidden = np.maximum(row @ w1 + b1, 0.0)
         rows.append(hidden @ w2 + b2)
     return np.array(rows)
 

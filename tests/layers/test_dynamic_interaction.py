@@ -60,6 +60,14 @@ def matrices_and_gates(layer, x):
 
 
 @each_variant
+def test_equation_with_normalized_gates(variant):
+    layer, x = built(variant, gate_norm=True), random_input(D)
+    matrices, gates = matrices_and_gates(layer, x)
+    np.testing.assert_allclose(layer(x.astype("float32")), pin(x, matrices, H, gates=gates), rtol=1e-3, atol=1e-3)
+    assert type(layer).from_config(layer.get_config()).gate_norm
+
+
+@each_variant
 def test_contract(variant):
     check_layer(VARIANTS[variant](), (B, F, D))
 

@@ -16,10 +16,12 @@ B, F, D, M = 3, 7, 5, 11
 def test_contract():
     check_layer(GateNetwork(M, reduction_ratio=2), (B, F, D))
     check_layer(GateNetwork(M, activation="tanh"), (B, F * D))
+    check_layer(GateNetwork(M, normalize=True), (B, F, D))
 
 
-def test_equation_and_parameter_count():
-    gate = GateNetwork(M, reduction_ratio=4)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_equation_and_parameter_count(normalize):
+    gate = GateNetwork(M, reduction_ratio=4, normalize=normalize)
     gate.build((None, F, D))
     randomise(gate)
     x = random_input(D)
@@ -32,6 +34,18 @@ def test_a_large_ratio_leaves_one_hidden_unit():
     gate = GateNetwork(M, reduction_ratio=1000)
     gate.build((None, F, D))
     assert gate.hidden.units == 1
+
+
+def test_normalized_gates_tell_rows_apart_whatever_the_scale_of_the_embeddings():
+    """At the size of embeddings after an epoch the plain gate says nearly the same for every row."""
+    keras.utils.set_random_seed(0)
+    x = np.random.default_rng(0).normal(size=(64, F, D)).astype("float32")
+    plain, normed = GateNetwork(M), GateNetwork(M, normalize=True)
+    large, small = (np.std(plain(x * scale), axis=0).mean() for scale in (1.0, 0.03))
+    assert small < 0.05 * large
+    np.testing.assert_allclose(normed(x * 0.03 + 2.0), normed(x), rtol=1e-3, atol=1e-4)
+    assert np.std(normed(x * 0.03), axis=0).mean() > 0.5 * large
+    assert not np.any(np.isnan(normed(np.zeros((1, F, D), "float32"))))
 
 
 @pytest.mark.parametrize("stopped", [True, False])
