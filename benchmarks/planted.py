@@ -65,7 +65,7 @@ NOISE_MODELS = ("LR", "FM", "DNN")
 
 def case(task, name, model, arguments=None):
     """Returns one case of `benchmarks.selection`."""
-    from keras_ctr.registry import model_info
+    from keras_ctr import model_info
 
     known = inspect.signature(model_info(model).factory).parameters
     arguments = {**{k: v for k, v in SMALL.items() if k in known}, **(arguments or {})}

@@ -56,7 +56,7 @@ def variants():
 
 def shared_arguments(model, shared):
     """Returns those of the arguments `shared` that a factory takes; AutoInt without hidden units is the model of that name."""
-    from keras_ctr.registry import model_info
+    from keras_ctr import model_info
 
     known = inspect.signature(model_info(model).factory).parameters
     out = {k: v for k, v in shared.items() if k in known and not (model == "AutoInt" and k == "hidden_units")}

@@ -40,8 +40,7 @@ VARIANTS = {
 
 def cases(names=None):
     """Returns the cases of `benchmarks.selection`."""
-    from keras_ctr import list_models
-    from keras_ctr.registry import model_info
+    from keras_ctr import list_models, model_info
 
     rows = {name: (name, {}) for name in [*list_models(sequential=False, multi_task=False), "CAN", "INFNet"] if name != "DynInt"} | VARIANTS
     out = []

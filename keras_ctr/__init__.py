@@ -29,7 +29,7 @@ _ROOMS = (
     "serving",
     "tables",
 )
-_REGISTRY = ("get_model", "list_models")
+_REGISTRY = ("get_model", "list_models", "model_info")
 
 __all__ = ["Categorical", "Label", "Numeric", "Schema", "SchemaError", "Sequence", *_ROOMS, *_REGISTRY]
 

@@ -1,10 +1,21 @@
 """The registry: listing, traits, building by name, errors."""
 
+import subprocess
+import sys
+
 import pytest
 
 import keras_ctr
 from keras_ctr.registry import model_info, register_model
 from tests.sample import fields_schema
+
+
+def test_the_registry_is_full_when_it_is_asked_first():
+    code = "import keras_ctr; print(keras_ctr.model_info('DIN').name, len(keras_ctr.list_models()) > 40)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["DIN", "True"]
+    done = subprocess.run([sys.executable, "-m", "keras_ctr.cli.main", "list", "dcnv2"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("DCNv2: ") and "--set rank=" in done.stdout
 
 
 def test_names_and_traits():

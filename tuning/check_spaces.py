@@ -4,10 +4,11 @@
     python -m tuning.check_spaces --out FILE --samples 5 --spaces DNN DynInt-DGP
 
 Models are built on a small schema with fields, numerics, two groups of sequences and two labels, and asked for one batch. Draws that are
-alike are built once. Results are written after every space, and a space that is in the file with as many samples is not repeated.
+alike are built once. Results are written after every space, and a space whose same draws are in the file is not repeated.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -47,8 +48,13 @@ def draws(name, samples):
     return [space(Draw(seed or None)) for seed in range(samples)]
 
 
+def digest(drawn):
+    """Returns what tells lists of drawn arguments apart."""
+    return hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def check(name, samples):
-    """Builds the models of a space's draws; returns `{"samples", "distinct", "built", "failed", "seconds"}`."""
+    """Builds the models of a space's draws; returns `{"samples", "digest", "distinct", "built", "failed", "seconds"}`."""
     model, _ = get_space(name)
     drawn = draws(name, samples)
     distinct = {json.dumps(arguments, sort_keys=True): arguments for arguments in drawn}
@@ -62,7 +68,7 @@ def check(name, samples):
             failed.append({"arguments": arguments, "error": f"{type(error).__name__}: {error}"})
     built = len(distinct) - len(failed)
     seconds = round(time.perf_counter() - start, 1)
-    return {"samples": samples, "distinct": len(distinct), "built": built, "failed": failed, "seconds": seconds}
+    return {"samples": samples, "digest": digest(drawn), "distinct": len(distinct), "built": built, "failed": failed, "seconds": seconds}
 
 
 def _score(model):
@@ -85,7 +91,7 @@ def main():
     arguments = parser.parse_args()
     results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     for name in arguments.spaces:
-        if results.get(name, {}).get("samples") == arguments.samples:
+        if results.get(name, {}).get("digest") == digest(draws(name, arguments.samples)):
             continue
         results[name] = check(name, arguments.samples)
         found = results[name]

@@ -201,7 +201,7 @@ def _check(settings, draw):
     from keras_ctr.cli.runs import RunConfig
 
     RunConfig.from_dict(draw(HyperParameters()))
-    keras_ctr.registry.model_info(draw.model)
+    keras_ctr.model_info(draw.model)
     if "seed" in settings.fixed:
         raise ValueError("the seeds of trials follow from the search's seed; give that instead of 'seed'")
 

@@ -15,17 +15,16 @@ def command(model, as_json):
     import json
 
     import keras_ctr
-    from keras_ctr.registry import model_info
 
     if model is None:
-        rows = [model_info(name) for name in keras_ctr.list_models()]
+        rows = [keras_ctr.model_info(name) for name in keras_ctr.list_models()]
         if as_json:
             click.echo(json.dumps([{"name": r.name, "paper": r.paper, "sequential": r.sequential, "summary": r.summary} for r in rows]))
             return
         for r in rows:
             click.echo(f"{r.name:<14}{r.summary}\n{'':<14}{r.paper or ''}")
         return
-    info = model_info(model)
+    info = keras_ctr.model_info(model)
     defaults = {name: p.default for name, p in inspect.signature(info.factory).parameters.items() if name != "schema"}
     if as_json:
         click.echo(json.dumps({"name": info.name, "arguments": defaults}, default=str))

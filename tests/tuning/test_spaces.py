@@ -4,6 +4,7 @@ import inspect
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import keras_ctr
 from keras_ctr.registry import model_info
 from tests.sample import full_schema, random_rows
+from tuning import check_spaces
 from tuning.spaces import SPACES, VARIANTS, get_space
 from tuning.spaces.choices import hidden_units, units
 from tuning.spaces.draw import Draw
@@ -164,6 +166,23 @@ def test_models_of_draws(name):
         if seed is None and name != "AutoInt+":
             same = keras_ctr.get_model(model, schema, **VARIANTS.get(name, (model, {}))[1])
             assert [(v.path, tuple(v.shape)) for v in built.variables] == [(v.path, tuple(v.shape)) for v in same.variables]
+
+
+def test_the_file_of_builds_is_of_these_spaces():
+    """200 builds a space take an hour: `python -m tuning.check_spaces --out benchmarks/results/spaces.json` makes those that are missing."""
+    results = json.loads((Path(check_spaces.__file__).parents[1] / "benchmarks/results/spaces.json").read_text())
+    assert set(results) == set(SPACES)
+    for name, found in results.items():
+        assert found["samples"] == SAMPLES and found["digest"] == check_spaces.digest(check_spaces.draws(name, SAMPLES)), name
+        assert found["failed"] == [] and found["built"] == found["distinct"] > 0, name
+
+
+def test_a_draw_that_cannot_be_built_is_found(monkeypatch):
+    monkeypatch.setitem(SPACES, "FM", lambda hp: {"embedding_dim": hp.Choice("embedding_dim", [4, 0])})
+    found = check_spaces.check("FM", 8)
+    assert (found["distinct"], found["built"]) == (2, 1)
+    assert [failed["arguments"] for failed in found["failed"]] == [{"embedding_dim": 0}]
+    assert "embedding_dim" in found["failed"][0]["error"]
 
 
 def test_a_fixed_choice_holds_and_one_without_sequel_is_an_error():
