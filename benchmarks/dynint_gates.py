@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import zoo
-from benchmarks.comparison import mean_and_deviation, text
+from benchmarks.comparison import mean_and_deviation, signed, text
 
 LABEL = zoo.LABEL
 VARIANTS = ("da", "dgp", "dwp")
@@ -101,6 +101,23 @@ def table(document):
     return "\n".join(lines) + "\n"
 
 
+def verdicts(document):
+    """Yields what normalised input changes, paired by seed."""
+    for optimizer in OPTIMIZERS:
+        for variant in VARIANTS:
+            for key in ("validation_auc", "test_auc"):
+                plain, normed = (
+                    _by_seed(document, f"DynInt-{variant.upper()}, {optimizer}, {form}", key) for form in ("paper", "normalised")
+                )
+                found = [normed[seed] - plain[seed] for seed in normed if seed in plain]
+                if found:
+                    yield f"DynInt-{variant.upper()}, {optimizer}: normalised input changes {key} by {signed(found)}"
+
+
+def _by_seed(document, name, key):
+    return {result["seed"]: result[key] for result in document["results"] if result["name"] == name}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     zoo.add_source(parser)
@@ -120,7 +137,7 @@ def main():
             part.replace(arguments.out)
             sys.stdout.write(f"[{number}/{len(todo)}] {name} seed {seed}: {found}\n")
             sys.stdout.flush()
-    sys.stdout.write(table(document))
+    sys.stdout.write(table(document) + "\n".join(verdicts(document)) + "\n")
 
 
 if __name__ == "__main__":

@@ -68,6 +68,9 @@ def test_gate_table_has_the_spread_of_what_holding_the_gates_changes():
     last = dynint_gates.table({"results": results}).splitlines()[-1]
     assert last == f"| {names[0]} | 0.030 | 0.0020 | 0.7600 ± 0.0000 | -0.00200 ± 0.00141 | 0.7500 ± 0.0000 |"
     assert dynint_gates.table({}) == "not measured\n"
+    both = [{"name": name, "seed": 1, **result, "test_auc": 0.75 + 0.01 * place} for place, name in enumerate(names[:2])]
+    lines = list(dynint_gates.verdicts({"results": both}))
+    assert len(lines) == 2 and lines[1].endswith("normalised input changes test_auc by +0.0100")
 
 
 def test_gates_held_at_their_mean_give_it():

@@ -169,7 +169,7 @@ def test_models_of_draws(name):
 
 
 def test_the_file_of_builds_is_of_these_spaces():
-    """200 builds a space take an hour: `python -m tuning.check_spaces --out benchmarks/results/spaces.json` makes those that are missing."""
+    """200 builds a space take an hour; `python -m tuning.check_spaces --out benchmarks/results/spaces.json` makes what is missing."""
     results = json.loads((Path(check_spaces.__file__).parents[1] / "benchmarks/results/spaces.json").read_text())
     assert set(results) == set(SPACES)
     for name, found in results.items():
