@@ -23,14 +23,17 @@ that s_e is the standard deviation of the effect's share of the logit, and b is 
 - transitions: sum_t sin(pi/2 (k[h_{t+1}] - k[h_t])) / sqrt(number of steps), k one of four kinds of items, on a circle: a step one way
   round counts for, the same step back against. Unlike order_matters it takes a model in which neighbouring events interact.
   Reversing a history flips the sign of both: the multiset of its events tells nothing of them.
+- history_gated: (sum_t k_t d[h_t] / |k|) g_pairwise / sd(g_pairwise), with the latents of pairwise: the history gives the interactions of
+  the fields their sign and size.
 - bidirectional: two flows. Fields to sequence: the last field picks a kind of items (one of `num_interests`) and a sign, sum_t k_t
   [h_t is of the kind] (sign of the field's value) (sign of h_t) / norm; the norm makes its variance 1 where any event is of the kind.
-  Sequence to fields: (sum_t k_t d[h_t] / |k|) g_pairwise / sd(g_pairwise), with the latents of pairwise.
+  Sequence to fields: as history_gated.
 
 Latents u, v, ..., a, b, d of the interactions are balanced signs, so that given all factors but one a term of pairwise and third_order is
 distributed alike whatever those are: models of lower order see nothing of it, not even through the curvature of the sigmoid. This is exact
 where the number of values (vocabulary_size - 2) is a multiple of 2^rank, else up to terms of order 1 / number of values. What a gate flips
-(instance_dependent, bidirectional) has mean zero without the gate, but its size shows through the curvature unless the base rate is 0.5.
+(instance_dependent, history_gated, bidirectional) has mean zero without the gate, but its size shows through the curvature unless the
+base rate is 0.5.
 
 Drift. With drift = d every g_e is cos(d pi/2 tau) g_e' + sin(d pi/2 tau) g_e'', two independent draws, tau in [0, 1] the time: at d = 1
 the effects of the end have nothing to do with those of the start, at d = 2 they are their negative.
@@ -45,7 +48,7 @@ leaves the values of the others as they were.
 How hard it is. An effect without trace in lower orders gives gradient descent nothing to start from, the less so the larger the tables.
 Small networks that can express third_order, instance_dependent and sequence find them in 50,000 rows at the default sizes (8 values,
 64 items), and mostly miss them with 32 values or 256 items; transitions take fewer items or more rows. The static effect beside a gated one
-(pairwise with instance_dependent or bidirectional) helps.
+(pairwise with instance_dependent, history_gated or bidirectional) helps.
 """
 
 import dataclasses
@@ -176,6 +179,7 @@ def make_synthetic(
     sequence: float = 0.0,
     order_matters: float = 0.0,
     transitions: float = 0.0,
+    history_gated: float = 0.0,
     bidirectional: float = 0.0,
     irrelevant_fields: int = 0,
     drift: float = 0.0,
@@ -204,8 +208,8 @@ def make_synthetic(
     Args:
         num_rows: n.
         seed: Non-negative int; the same arguments give the same data.
-        linear, user, pairwise, third_order, instance_dependent, sequence, order_matters, transitions, bidirectional: Strengths of the
-            effects: standard deviation of each one's share of the logit; 0 = off.
+        linear, user, pairwise, third_order, instance_dependent, sequence, order_matters, transitions, history_gated, bidirectional:
+            Strengths of the effects: standard deviation of each one's share of the logit; 0 = off.
         irrelevant_fields: Number of fields that enter nothing.
         drift: Quarter turns of every effect from the first row to the last; 0 = none.
         num_labels: L.
@@ -261,7 +265,8 @@ def make_synthetic(
     for size in sizes:
         check_count(f"vocabulary_size (rank={rank} takes 2^rank values and {FIRST_ID} reserved ids)", size, 2**rank + FIRST_ID)
     pairs, triples, gate_fields = places(num_fields, pairs, triples, gate_fields)
-    needs = {"pairwise": pairs, "instance_dependent": pairs and gate_fields, "bidirectional": pairs, "third_order": triples}
+    needs = {"pairwise": pairs, "instance_dependent": pairs and gate_fields, "third_order": triples}
+    needs |= dict.fromkeys(("history_gated", "bidirectional"), pairs)
     for name, fields in needs.items():
         check(fields or name not in strengths, f"{name} has no fields to stand on: raise num_fields (now {num_fields}) or name them")
     if "instance_dependent" in strengths:

@@ -12,7 +12,7 @@ from keras_ctr.features import FIRST_ID, META_GROUP, PADDING_ID
 
 __all__ = ["EFFECTS", "HISTORY_EFFECTS", "RECENCY", "recency"]
 
-HISTORY_EFFECTS = ("sequence", "order_matters", "transitions", "bidirectional")
+HISTORY_EFFECTS = ("sequence", "order_matters", "transitions", "history_gated", "bidirectional")
 """Effects that read the behaviour sequence."""
 RECENCY = "meta/recency"
 """Key under which the effects find the weights of the events, computed once for all of them."""
@@ -170,6 +170,19 @@ class Transitions:
         return turns / np.sqrt(np.maximum(steps, 1))
 
 
+class HistoryGated:
+    """The history decides the sign and size of the pairwise interactions."""
+
+    def __init__(self, layout, draw):
+        self.taste = _signs(draw("taste"), layout.num_items, 1)[:, 0]
+        self.pairwise = Pairwise(layout, draw.of("pairwise"))
+
+    def __call__(self, features):
+        """Returns `(n,)`: of variance 1 unless the history is empty, then 0."""
+        pairwise = self.pairwise(features) / math.sqrt(len(self.pairwise.terms) * self.pairwise.rank)
+        return np.einsum("nt,nt->n", features[RECENCY], self.taste[features["history"]]) * pairwise
+
+
 class Bidirectional:
     """A field picks the events that count, and the history decides the sign and size of the pairwise interactions."""
 
@@ -177,8 +190,7 @@ class Bidirectional:
         self.context_field = len(layout.num_values) - 1
         self.picked, self.sign = self._kinds(draw("context"), layout.num_values[-1], layout.num_interests)
         self.kinds, self.polarity = self._kinds(draw("items"), layout.num_items, layout.num_interests)
-        self.taste = _signs(draw("taste"), layout.num_items, 1)[:, 0]
-        self.pairwise = Pairwise(layout, draw.of("pairwise"))
+        self.to_fields = HistoryGated(layout, draw)
 
     @staticmethod
     def _kinds(rng, num_values, num_kinds):
@@ -193,11 +205,6 @@ class Bidirectional:
         norm = np.sqrt((weights**2).sum(axis=1))
         return self.sign[context] * np.einsum("nt,nt->n", weights, self.polarity[history]) / np.where(norm > 0, norm, 1.0)
 
-    def to_fields(self, features):
-        """Returns the flow from sequence to fields `(n,)`: of variance 1 unless the history is empty, then 0."""
-        pairwise = self.pairwise(features) / math.sqrt(len(self.pairwise.terms) * self.pairwise.rank)
-        return np.einsum("nt,nt->n", features[RECENCY], self.taste[features["history"]]) * pairwise
-
     def __call__(self, features):
         return self.to_sequence(features) + self.to_fields(features)
 
@@ -211,6 +218,7 @@ EFFECTS = {
     "sequence": SequenceMatch,
     "order_matters": Order,
     "transitions": Transitions,
+    "history_gated": HistoryGated,
     "bidirectional": Bidirectional,
 }
 """Effects by the name of their strength."""

@@ -314,7 +314,7 @@ def test_make_dataset_of_some_features(data):
     assert sample_schema().sequences and not [k for k in make_dataset(data, "train", batch_size=5).element_spec[0] if "negatives" in k]
 
 
-@pytest.mark.parametrize("effect", ["sequence", "order_matters", "transitions", "bidirectional"])
+@pytest.mark.parametrize("effect", ["sequence", "order_matters", "transitions", "history_gated", "bidirectional"])
 def test_synthetic_sequence_tasks(effect):
     made = make_synthetic(500, seed=3, num_items=16, max_length=6, **{effect: 1.0})
     x, schema = made.features, made.schema

@@ -101,7 +101,7 @@ def test_what_is_off_has_no_influence():
 @pytest.mark.parametrize("drift", [0.0, 1.3])
 @pytest.mark.parametrize("num_labels", [1, 3])
 def test_strength_is_the_standard_deviation_of_the_contribution(drift, num_labels):
-    strengths = {name: 0.3 + 0.2 * index for index, name in enumerate(EFFECTS)}
+    strengths = {name: 0.3 + 0.15 * index for index, name in enumerate(EFFECTS)}
     rates = (0.2, 0.5, 0.03)[:num_labels]
     data = make_synthetic(1009, seed=5, **strengths, num_labels=num_labels, drift=drift, base_rate=rates, num_numerics=2)
     for label, rate in zip(data.schema.label_names, rates, strict=True):

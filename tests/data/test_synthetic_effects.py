@@ -206,7 +206,7 @@ def test_permuting_events_changes_probabilities_only_where_order_matters():
         shuffled = changed(data, history=shuffled_history(data, np.random.default_rng(0)))
         return np.abs(data.planted.probability(shuffled)["click"] - data.probability["click"]), data.features["history"]
 
-    alike, _ = change(sequence=1.0, bidirectional=1.0, half_life=math.inf)
+    alike, _ = change(sequence=1.0, history_gated=1.0, bidirectional=1.0, half_life=math.inf)
     assert alike.max() < 1e-12
     for effects in ({"order_matters": 1.0}, {"transitions": 1.0}, {"sequence": 1.0, "half_life": 2.0}):
         differs, history = change(**effects)
@@ -249,7 +249,9 @@ def test_bidirectional_needs_both_flows():
         if picked:
             to_sequence[row] = effect.sign[context] * sum(w * v for w, v in picked) / math.sqrt(sum(w * w for w, _ in picked))
         if events:
-            taste = sum(w * effect.taste[h] for w, h in zip(weights, events, strict=True)) / math.sqrt(sum(w * w for w in weights))
+            taste = sum(w * effect.to_fields.taste[h] for w, h in zip(weights, events, strict=True)) / math.sqrt(
+                sum(w * w for w in weights)
+            )
             to_fields[row] = taste * static[row] / scale / math.sqrt(2)  # one pair of rank 2: variance 2 before scaling
     np.testing.assert_allclose(total, (to_sequence + to_fields) / (to_sequence + to_fields).std(), atol=1e-9)
     assert 0.5 < to_sequence.var() < 1.1 and 0.5 < to_fields.var() < 1.1
@@ -265,7 +267,22 @@ def test_bidirectional_needs_both_flows():
     assert abs(np.corrcoef(total, static)[0, 1]) < 4 / math.sqrt(1009)
 
 
-def test_fields_alone_see_nothing_of_the_bidirectional_effect():
-    data = make_synthetic(20_011, seed=19, bidirectional=1.5, num_fields=5, base_rate=0.5)
+def test_history_gated_is_the_pairwise_effect_times_the_taste_of_the_events():
+    data = make_synthetic(1009, seed=19, history_gated=1.0, pairwise=1.0, num_fields=5, num_items=48, half_life=2.0)
+    gated, static = (data.contributions["click"][name] for name in ("history_gated", "pairwise"))
+    effect, expected = data.planted._worlds["history_gated"][0][0], np.zeros(1009)
+    for row, history in enumerate(data.features["history"]):
+        weights = [0.5 ** (age / 2.0) for age in range(np.count_nonzero(history))][::-1]
+        taste = sum(w * effect.taste[h] for w, h in zip(weights, history, strict=False))
+        expected[row] = static[row] * taste / max(math.sqrt(sum(w * w for w in weights)), 1e-9)
+    np.testing.assert_allclose(gated, expected / expected.std(), atol=1e-9)
+    assert effect.taste[2:].sum() == 0
+    other_item = changed(data, item_id=np.roll(data.features["item_id"], 1), field_4=np.roll(data.features["field_4"], 1))
+    np.testing.assert_array_equal(data.planted.contributions(other_item)["click"]["history_gated"], gated)
+
+
+@pytest.mark.parametrize("effect, best", [("history_gated", 0.7), ("bidirectional", 0.75)])
+def test_fields_alone_see_nothing_of_what_histories_flip(effect, best):
+    data = make_synthetic(20_011, seed=19, **{effect: 1.5}, num_fields=5, base_rate=0.5)
     auc, test = auc_of_logistic_regression(data, [("field_0", "field_1"), ("field_4",)])
-    assert abs(auc - 0.5) < 0.03 and test.best_auc() > 0.75
+    assert abs(auc - 0.5) < 0.03 and test.best_auc() > best
