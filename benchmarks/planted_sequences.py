@@ -21,8 +21,9 @@ Tasks (`keras_ctr.data.synthetic.make_synthetic`; all have linear effects of the
   product of the pairwise effects with the history can be formed in either stream (`n2s`).
 - exchange: two flows that do not fit into a summary. Events of the candidate's kind count as in match (fields to sequence: 16 kinds are
   more than a summary holds), and the history gives the pairwise effects of two pairs of fields their sign and size (sequence to fields:
-  four fields and the candidate are more than a summary holds). InterFormer has one layer, one head of attention (eight elements to tell
-  16 kinds apart), summaries of one token each way and a linear head: what is to meet has to meet in this layer. With more layers or tokens a one-way mode could do it all in the stream that it has.
+  four fields and the candidate are more than a summary holds). InterFormer has one layer, one head of attention
+  (eight elements to tell 16 kinds apart), summaries of one token each way and a linear head: what is to meet has to meet in this layer.
+  With more layers or tokens a one-way mode could do it all in the stream that it has.
   Twice the rows, and 3e-3 as learning rate: with 50,000 rows, or 7e-3, `int` learned the second flow alone in first trials (validation).
 
 Who can see the order (`ORDER_AWARE`), by the form that is trained here:
