@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 from benchmarks import sequences, zoo
-from benchmarks.comparison import signed, verdict
+from benchmarks.comparison import signed, text, verdict
 
 MODELS = ("InterFormer", "DIN", "DCNv2", "DNN")
 SHARES = (0.125, 0.25, 0.5)
@@ -63,15 +63,11 @@ def table(document, whole, split="validation"):
         found[model].append(aucs(whole, model, split) if whole else {})
     lines = [f"| {split} AUC, mean of the labels | {' | '.join(f'{share:.1%}' for share in SHARES)} | all rows |", "| --- |" + " --: |" * 4]
     for model, line in found.items():
-        lines.append(f"| {model} | {' | '.join(_cell(list(values.values())) for values in line)} |")
+        lines.append(f"| {model} | {' | '.join(text(list(values.values())) if values else '' for values in line)} |")
     for other in MODELS[1:]:
         pairs = [[a[s] - b[s] for s in a if s in b] for a, b in zip(found["InterFormer"], found[other], strict=True)]
         lines.append(f"| InterFormer over {other} | {' | '.join(signed(pair) if pair else '' for pair in pairs)} |")
     return "\n".join(lines) + "\n"
-
-
-def _cell(values):
-    return f"{zoo.spread(values)[0]:.4f} ± {zoo.spread(values)[1]:.4f}" if values else ""
 
 
 def verdicts(document):

@@ -79,6 +79,7 @@ def _spread(values):
 def tables():
     """Returns `{name: markdown}` of all tables."""
     from benchmarks import (
+        data_shares,
         dynint_gates,
         dynint_sweeps,
         infnet_cost,
@@ -100,6 +101,7 @@ def tables():
         **multi_task.tables(load(RESULTS / "multi_task.json")),
         **infnet.tables(load(RESULTS / "infnet.json")),
         **dynint_sweeps.tables(load(RESULTS / "dynint_sweeps.json")),
+        "data_shares": data_shares.table(load(RESULTS / "data_shares.json"), load(RESULTS / "sequences.json")),
         "dynint_gates": dynint_gates.table(load(RESULTS / "dynint_gates.json")),
         "ranking": ranking_signature.table(load(RESULTS / "ranking_signature.json")),
         "small_tables": small_tables.table(load(RESULTS / "small_tables.json")),

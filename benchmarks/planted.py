@@ -160,9 +160,10 @@ def lines(document):
 
 
 def spread(values, *, percent=False):
-    """Returns mean and standard deviation as a text."""
-    deviation = np.std(values, ddof=1) if len(values) > 1 else float("nan")
-    return f"{100 * np.mean(values):.1f} ± {100 * deviation:.1f} %" if percent else f"{np.mean(values):.4f} ± {deviation:.4f}"
+    """Returns mean and standard deviation as a text, of a single value it alone."""
+    scale, digits, unit = (100, 1, " %") if percent else (1, 4, "")
+    deviation = f" ± {scale * np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{scale * np.mean(values):.{digits}f}{deviation}{unit}"
 
 
 def _ordered(document, task):
