@@ -14,6 +14,10 @@ def test_the_registry_is_full_when_it_is_asked_first():
     code = "import keras_ctr; print(keras_ctr.model_info('DIN').name, len(keras_ctr.list_models()) > 40)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["DIN", "True"]
+
+
+@pytest.mark.slow
+def test_the_command_finds_a_model_in_a_new_process():
     done = subprocess.run([sys.executable, "-m", "keras_ctr.cli.main", "list", "dcnv2"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("DCNv2: ") and "--set rank=" in done.stdout
 

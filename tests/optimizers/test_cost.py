@@ -12,6 +12,8 @@ if keras.backend.backend() != "tensorflow":
 
 from tests.cost_model import outputs_with, touched, train_graph
 
+pytestmark = pytest.mark.slow
+
 ROWS = (1009, 2003)  # of two widths, prime
 OPTIMIZERS = {
     "SGD": lambda: optimizers.SGD(0.1, momentum=0.9),

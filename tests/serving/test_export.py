@@ -224,6 +224,7 @@ def test_runs_where_neither_keras_nor_keras_ctr_is_imported(fitted, tmp_path):
         np.testing.assert_allclose(scores, saved.run("serving_default", again)["click"][:, 0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_variables_are_stored_once(fitted, tmp_path):
     import tensorflow as tf
 
