@@ -269,6 +269,7 @@ def test_meta_keys_are_no_inputs(fitted):
     assert META_GROUP not in {t.name for t in keras_ctr.models.LR(schema).inputs}
 
 
+@pytest.mark.slow
 def test_errors(fitted, tmp_path):
     _, schema, vocabularies = fitted
     model = keras_ctr.models.LR(schema)

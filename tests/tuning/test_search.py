@@ -77,7 +77,7 @@ class Kill(BaseException):
     """As SIGKILL: no `except Exception` stops it."""
 
 
-@pytest.mark.parametrize("algorithm", ["random", "grid", "hyperband", pytest.param("bayesian", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("algorithm", ["random", "grid", *(pytest.param(name, marks=pytest.mark.slow) for name in ("hyperband", "bayesian"))])
 def test_a_kill_at_any_write_loses_and_repeats_nothing(algorithm, tmp_path, monkeypatch):
     budget = {"hyperband": Budget(trials=7)}.get(algorithm, Budget(trials=4))
     options = {"options": {"num_initial_points": 3}} if algorithm == "bayesian" else {}
