@@ -77,7 +77,10 @@ class Kill(BaseException):
     """As SIGKILL: no `except Exception` stops it."""
 
 
-@pytest.mark.parametrize("algorithm", ["random", "grid", *(pytest.param(name, marks=pytest.mark.slow) for name in ("hyperband", "bayesian"))])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("hyperband", "bayesian")]
+
+
+@pytest.mark.parametrize("algorithm", ["random", "grid", *SLOW])
 def test_a_kill_at_any_write_loses_and_repeats_nothing(algorithm, tmp_path, monkeypatch):
     budget = {"hyperband": Budget(trials=7)}.get(algorithm, Budget(trials=4))
     options = {"options": {"num_initial_points": 3}} if algorithm == "bayesian" else {}
