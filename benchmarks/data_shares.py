@@ -85,9 +85,7 @@ def main():
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     zoo.add_source(parser, ", of data prepared with time gaps")
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2)
+    zoo.add_runs(parser)
     arguments = parser.parse_args()
     start = time.perf_counter()
     with zoo.arrays_of(arguments, time_gaps=True) as path:

@@ -335,10 +335,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="+", choices=[*STUDIES, "all"])
     zoo.add_source(parser)
-    parser.add_argument("--out", required=True)
     parser.add_argument("--figures", help="folder of the figures; that of --out if not given")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2)
+    zoo.add_runs(parser)
     arguments = parser.parse_args()
     studies = list(STUDIES) if "all" in arguments.studies else list(dict.fromkeys(arguments.studies))
     comparison.earlier(arguments.out, cases())  # its errors before the minutes of preparation

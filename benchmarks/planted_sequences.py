@@ -1,12 +1,12 @@
 """Does each sequence model learn what it is for? Trains them on planted effects of histories with a known best AUC.
 
-    python -m benchmarks.planted_sequences --out benchmarks/results/planted_sequences.json      all tasks, about an hour on one core
+    python -m benchmarks.planted_sequences --out benchmarks/results/planted_sequences.json      all tasks
     python -m benchmarks.planted_sequences --out FILE --tasks flows --seeds 1
 
-Splits, seeds and `gap closed` are those of `benchmarks.planted`, the learning rate is one for all: a new planted function for
-every seed, the oldest 70 % of the rows for training, the next 10 % for validation, the newest 20 % for test. There are 50,000 rows of four
-fields of eight values, a candidate out of 32 items and histories of up to 12 events (other sizes stand in `TASKS` and `TIMES`). Half of
-the labels are 1: gates then show nothing of themselves in lower orders.
+Splits, seeds and `gap closed` are those of `benchmarks.planted`, the learning rate is one for all models of a task: a new planted
+function for every seed, the oldest 70 % of the rows for training, the next 10 % for validation, the newest 20 % for test. There are
+50,000 rows of four fields of eight values, a candidate out of 32 items and histories of up to 12 events (other sizes stand in `TASKS`
+and `TIMES`). Half of the labels are 1: gates then show nothing of themselves in lower orders.
 
 Tasks (`keras_ctr.data.synthetic.make_synthetic`; all have linear effects of the fields, so that LR has something to find):
 
@@ -223,7 +223,7 @@ def ranked(document, task):
 
 
 def tables(document):
-    """Returns `{"planted_match": markdown, "planted_order": .., ...}` for docs/zoo.md."""
+    """Returns `{"planted_match": markdown, "planted_order": .., ...}` for docs/sequences.md."""
     if not document:
         return {f"planted_{task}": "not measured\n" for task in TASKS}
     out = {}

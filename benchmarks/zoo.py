@@ -100,10 +100,8 @@ def main():
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_source(parser)
-    parser.add_argument("--out", required=True)
     parser.add_argument("--models", nargs="*", help="names of rows")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2)
+    add_runs(parser)
     arguments = parser.parse_args()
     start = time.perf_counter()
     with arrays_of(arguments) as path:
@@ -120,6 +118,13 @@ def add_source(parser, of=""):
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--raw", help="folder with the KuaiRand-Pure files")
     source.add_argument("--arrays", help=f"file of `python -m benchmarks.arrays`{of}")
+
+
+def add_runs(parser):
+    """Adds what every study of `benchmarks.selection` takes."""
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
 
 
 @contextlib.contextmanager

@@ -265,8 +265,8 @@ def make_synthetic(
     for size in sizes:
         check_count(f"vocabulary_size (rank={rank} takes 2^rank values and {FIRST_ID} reserved ids)", size, 2**rank + FIRST_ID)
     pairs, triples, gate_fields = places(num_fields, pairs, triples, gate_fields)
-    needs = {"pairwise": pairs, "instance_dependent": pairs and gate_fields, "third_order": triples}
-    needs |= dict.fromkeys(("history_gated", "bidirectional"), pairs)
+    needs = dict.fromkeys(("pairwise", "history_gated", "bidirectional"), pairs)
+    needs |= {"instance_dependent": pairs and gate_fields, "third_order": triples}
     for name, fields in needs.items():
         check(fields or name not in strengths, f"{name} has no fields to stand on: raise num_fields (now {num_fields}) or name them")
     if "instance_dependent" in strengths:

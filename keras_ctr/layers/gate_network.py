@@ -4,13 +4,6 @@ import keras
 from keras import ops
 
 
-def standardized(x):
-    """Rows of mean 0 and variance 1, in float32: `(B, N) -> (B, N)`. Tiny rows count: embeddings start at variances of 1e-4."""
-    x = ops.cast(x, "float32")
-    x = x - ops.mean(x, axis=-1, keepdims=True)
-    return x / ops.sqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + 1e-8)
-
-
 @keras.saving.register_keras_serializable(package="keras_ctr")
 class GateNetwork(keras.Layer):
     """Two dense layers on the stopped, flattened input: pool `(B, F, D) -> (B, M)`, or vector `(B, N) -> (B, M)`.
@@ -71,6 +64,10 @@ class GateNetwork(keras.Layer):
         hidden = max(1, int(self.width // self.reduction_ratio))
         self.hidden = keras.layers.Dense(hidden, activation=self.activation, name="hidden", dtype=self.dtype_policy)
         self.out = keras.layers.Dense(self.units, kernel_initializer=self.output_initializer, name="out", dtype=self.dtype_policy)
+        if self.normalize:
+            # Tiny rows count: embeddings start at variances of 1e-4.
+            self.norm = keras.layers.LayerNormalization(epsilon=1e-8, center=False, scale=False, name="norm", dtype=self.dtype_policy)
+            self.norm.build((None, self.width))
         self.hidden.build((None, self.width))
         self.out.build((None, hidden))
         self.built = True
@@ -78,7 +75,7 @@ class GateNetwork(keras.Layer):
     def call(self, inputs):
         x = ops.reshape(inputs, (-1, self.width))  # (B, N)
         x = ops.stop_gradient(x) if self.stop_gradient else x
-        x = ops.cast(standardized(x), self.compute_dtype) if self.normalize else x
+        x = self.norm(x) if self.normalize else x
         return self.out(self.hidden(x))  # (B, M)
 
     def compute_output_shape(self, input_shape):
